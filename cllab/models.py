@@ -1,0 +1,82 @@
+"""The small networks of the course; every initial weight comes from `seed`, never from the global generator."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from cllab import checks
+from cllab.device import generator
+
+
+class MLP(nn.Module):
+    """Fully connected ReLU network: x [N, D] -> features [N, H] -> logits [N, C].
+
+    in_features: D. hidden: widths of the hidden layers, [] for a linear classifier. n_classes: C.
+    Images of any shape [N, ...] are flattened.
+    """
+
+    def __init__(self, in_features: int, hidden: Sequence[int], n_classes: int, seed: int = 0):
+        super().__init__()
+        if isinstance(hidden, int) or not isinstance(hidden, Sequence):
+            raise TypeError(f"hidden must be a list of layer widths such as [64], got {hidden!r}")
+        widths = [checks.integer("in_features", in_features, 1), *(checks.integer("hidden", h, 1) for h in hidden)]
+        source = generator(seed, "weights")
+        layers = [linear(a, b, source) for a, b in zip(widths, widths[1:], strict=False)]
+        self.trunk = nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))
+        self.head = linear(widths[-1], checks.integer("n_classes", n_classes, 1), source)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last hidden layer sees in x: [N, H]."""
+        return self.trunk(x.flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class ConvNet(nn.Module):
+    """Two convolutions with pooling and one hidden layer: x [N, D] or [N, channels, H, W] -> logits [N, C].
+
+    shape: (channels, H, W) of one image, with H and W at least 4.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], n_classes: int, width: int = 16, seed: int = 0):
+        super().__init__()
+        if len(shape) != 3 or min(shape[1:]) < 4:
+            raise ValueError(f"shape must be (channels, height, width) with sides of at least 4, got {shape}")
+        self.shape = tuple(shape)
+        source = generator(seed, "weights")
+        channels, height, side = shape
+        checks.integer("width", width, 1)
+        self.trunk = nn.Sequential(
+            _convolution(channels, width, source), nn.ReLU(), nn.MaxPool2d(2),
+            _convolution(width, 2 * width, source), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+            linear(2 * width * (height // 4) * (side // 4), 4 * width, source), nn.ReLU(),
+        )  # fmt: skip
+        self.head = linear(4 * width, checks.integer("n_classes", n_classes, 1), source)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last hidden layer sees in x: [N, 4 * width]."""
+        return self.trunk(x.reshape(-1, *self.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def linear(in_features: int, out_features: int, source: torch.Generator) -> nn.Linear:
+    """A linear layer with PyTorch's default initialisation, drawn from `source`."""
+    return _initialised(skip_init(nn.Linear, in_features, out_features), in_features, source)
+
+
+def _convolution(in_channels: int, out_channels: int, source: torch.Generator) -> nn.Conv2d:
+    layer = skip_init(nn.Conv2d, in_channels, out_channels, kernel_size=3, padding=1)
+    return _initialised(layer, 9 * in_channels, source)
+
+
+def _initialised(layer, fan_in: int, source: torch.Generator):
+    bound = 1 / math.sqrt(fan_in)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=source)
+    return layer

@@ -1,0 +1,34 @@
+"""The bounds that every method is judged between: fine-tuning below (`methods=[]`) and joint training above."""
+
+import torch
+from torch import Tensor
+
+from cllab.training.batch import Batch
+from cllab.training.context import Context
+from cllab.training.method import Method
+
+
+class Joint(Method):
+    """Joint training: nothing is ever thrown away, each step sees the new task and all earlier ones in proportion.
+
+    The reference that continual learning is measured against, not a continual learner. In task t every new row is
+    accompanied by one row of each earlier task (uniformly drawn from all their training rows), and the parts are
+    weighted by their data's sizes, so that the expected gradient is that of the mean loss over tasks 0 .. t.
+    The diagonal R[k, k] of such a run is the reference a*_k of `cllab.metrics.intransigence`.
+    """
+
+    def start_task(self, ctx: Context) -> None:
+        past = [ctx.stream[i] for i in range(ctx.task_index)]
+        self.x: Tensor | None = torch.cat([task.x for task in past]) if past else None
+        if past:
+            self.y = torch.cat([task.y for task in past])
+            self.task = torch.cat([torch.full_like(task.y, i) for i, task in enumerate(past)])
+            self.allowed = ctx.allowed(self.task)
+
+    def replay(self, ctx: Context, batch: Batch) -> list[Batch]:
+        if self.x is None:
+            return []
+        n = min(len(batch.y) * ctx.task_index, len(self.y))
+        rows = torch.randint(len(self.y), (n,), generator=self.generator).to(ctx.device)
+        weight = len(self.y) / len(ctx.task.y)
+        return [Batch.of("past", self.x[rows], self.y[rows], self.task[rows], self.allowed[rows], weight)]

@@ -1,0 +1,70 @@
+"""Rows to train on, each with its task, the classes it may use, and where it came from."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Part(NamedTuple):
+    """Rows `rows` of a batch come from `source` ("new", "memory", ...) and weigh `weight` against other parts."""
+
+    source: str
+    rows: slice
+    weight: float
+
+
+class Batch(NamedTuple):
+    """x [B, ...]; y int64 [B]; task int64 [B], each row's own task; allowed bool [B, C], each row's own mask."""
+
+    x: Tensor
+    y: Tensor
+    task: Tensor
+    allowed: Tensor
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, source: str, x: Tensor, y: Tensor, task: Tensor, allowed: Tensor, weight: float = 1.0) -> "Batch":
+        """A batch whose rows all have one source. New rows weigh 1."""
+        return cls(x, y, task, allowed, (Part(source, slice(0, len(y)), weight),))
+
+    @classmethod
+    def cat(cls, batches: Sequence["Batch"]) -> "Batch":
+        """All rows in one batch; the parts keep who is who."""
+        if len(batches) == 1:
+            return batches[0]
+        parts, start = [], 0
+        for batch in batches:
+            for part in batch.parts:
+                rows = slice(start + part.rows.start, start + part.rows.stop)
+                parts.append(Part(part.source, rows, part.weight))
+            start += len(batch.y)
+        columns = list(zip(*batches, strict=True))[:4]
+        return cls(*(torch.cat(column) for column in columns), tuple(parts))
+
+    def rows(self, source: str) -> slice:
+        """Where the rows of `source` stand; empty when there are none."""
+        return next((part.rows for part in self.parts if part.source == source), slice(0, 0))
+
+
+def masked(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Logits with -inf for every class that a row may not use.
+
+    Multiplying by 0 instead would let a forbidden class win whenever the allowed logits are negative.
+    """
+    return logits.masked_fill(~allowed, float("-inf"))
+
+
+def task_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Weighted mean of the parts' cross-entropies: sum_p w_p mean_{i in p} CE_i / sum_p w_p.
+
+    The weights are explicit because a mean over the union of unequal parts would weigh them by their sizes.
+    """
+    logits = masked(logits, batch.allowed)
+    if len(batch.parts) == 1:
+        return F.cross_entropy(logits, batch.y)
+    means = [F.cross_entropy(logits[part.rows], batch.y[part.rows]) for part in batch.parts]
+    weights = [part.weight for part in batch.parts]
+    return sum(w * mean for w, mean in zip(weights, means, strict=True)) / sum(weights)

@@ -1,0 +1,67 @@
+"""Stop at any step, resume, and get bit for bit what the uninterrupted run gets.
+
+A checkpoint holds tensors, numbers and strings only, never pickled objects, and is read with weights_only=True.
+"""
+
+import io
+import os
+import pickle
+
+import torch
+
+from cllab.training.context import Context
+from cllab.training.history import History, write_whole
+
+FORMAT = 1
+
+
+def save(path: str | os.PathLike, ctx: Context, started: bool) -> None:
+    """Write where the run stands. started: the task under way has begun (False between two tasks)."""
+    state = {
+        "format": FORMAT, "history": ctx.history.to_json(), "started": started,
+        "at": [ctx.task_index, ctx.epoch, ctx.position, ctx.step],
+        "order": ctx.order_state, "model": ctx.model.state_dict(),
+        "optimizer": ctx.optimizer.state_dict() if ctx.optimizer else None,
+        "methods": [method.state_dict() for method in ctx.methods],
+        "generators": [method.generator.get_state() for method in ctx.methods],
+    }  # fmt: skip
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def read(path: str | os.PathLike, ctx: Context) -> dict:
+    """The state in `path`, checked against the settings of this run before anything is changed."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        history = History.from_json(state["history"])
+        if state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']} instead of {FORMAT}")
+    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"resume must be a checkpoint written by fit, {os.fspath(path)!r} is not: {error}") from error
+    now = ctx.history.settings
+    changed = [k for k in now if k not in ("device", "parameters") and history.settings.get(k) != now[k]]
+    if changed or history.task_names != ctx.history.task_names:
+        details = ", ".join(f"{k} was {history.settings.get(k)!r}, now {now[k]!r}" for k in changed) or "other tasks"
+        raise ValueError(f"resume must continue the same run, but {details}")
+    return state
+
+
+def restore(state: dict, ctx: Context) -> bool:
+    """Put the run back where it stood; returns whether the task under way has begun."""
+    ctx.history = History.from_json(state["history"])
+    task_index, epoch, position, step = state["at"]
+    started = state["started"]
+    for ctx.task_index in range(task_index + started):  # modules that methods add must exist before they are filled
+        for method in ctx.methods:
+            method.start_task(ctx)
+        ctx.build_optimizer()
+    ctx.task_index, ctx.epoch, ctx.position, ctx.step = task_index, epoch, position, step
+    ctx.model.load_state_dict(state["model"])
+    if ctx.optimizer is not None:
+        ctx.optimizer.load_state_dict(state["optimizer"])
+    for method, kept, randomness in zip(ctx.methods, state["methods"], state["generators"], strict=True):
+        method.load_state_dict(kept)
+        method.generator.set_state(randomness)
+    ctx.data_generator.set_state(state["order"])
+    return started

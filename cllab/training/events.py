@@ -1,0 +1,57 @@
+"""What `fit` tells whoever pulls it: small frozen records of plain numbers, ready for JSON."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TaskStarted:
+    """Task number `task` begins; info says how many samples and parameters and whether the optimiser is new."""
+
+    task: int
+    name: str
+    info: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step was taken.
+
+    step: steps since the start of the run, the first is 1. losses: the named terms whose sum was differentiated,
+    "task" first. info: what methods noted (rows replayed, gradients projected, ...).
+    """
+
+    task: int
+    step: int
+    losses: dict[str, float]
+    info: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A method did something between tasks: estimated a Fisher, chose exemplars, pruned."""
+
+    name: str
+    info: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """accuracy[j] in [0, 1] on the test set of task j, while learning task `task`, after `step` steps.
+
+    task is -1 for the untrained model.
+    """
+
+    task: int
+    accuracy: tuple[float, ...]
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class TaskEnded:
+    """Task number `task` is over, its Evaluated event was the last; `seconds` it took are in info."""
+
+    task: int
+    info: dict = field(default_factory=dict)
+
+
+Event = TaskStarted | Step | Phase | Evaluated | TaskEnded

@@ -1,0 +1,177 @@
+"""The training loop, the only one of the project: a generator of events."""
+
+import math
+import os
+import time
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from cllab import checks
+from cllab.device import cpu_threads
+from cllab.streams import Stream
+from cllab.training import checkpoint as checkpoints
+from cllab.training.batch import Batch, task_loss
+from cllab.training.context import Context
+from cllab.training.events import Event, Phase, Step, TaskEnded, TaskStarted
+from cllab.training.history import History
+from cllab.training.method import Method
+
+
+def fit(
+    model: nn.Module,
+    stream: Stream,
+    methods: Sequence[Method] = (),
+    *,
+    epochs: int = 1,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    optimizer="adam",
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    eval_every: int | None = None,
+    reset_optimizer: bool = True,
+    threads: int | None = 1,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
+    resume: str | os.PathLike | None = None,
+) -> Generator[Event, None, History]:
+    """Train `model` (in place) on the tasks of `stream`, one after another. Nothing happens until it is pulled.
+
+    Yields events as training goes on and returns the History; `run` collects it. A pause is not pulling.
+
+    methods: combined in list order. epochs: passes over each task. batch_size: new rows per step. lr: learning
+    rate. optimizer: "adam", "sgd" or a callable (parameters, lr=lr), e.g. functools.partial(SGD, momentum=0.9).
+    seed: decides the data order and, separately, what each method draws. device: "cpu", "cuda", "auto".
+    eval_every: also evaluate every so many steps; always before the first task and after each task.
+    reset_optimizer: build a new one for each task. threads: of the CPU while training (None: leave torch's).
+    checkpoint: file to write after every task and every `checkpoint_every` steps; resume: file to go on from.
+
+    Raises TypeError or ValueError at once for bad arguments, FloatingPointError when a loss is no longer finite.
+    """
+    if eval_every is not None:
+        checks.integer("eval_every", eval_every, 1)
+    if threads is not None:
+        checks.integer("threads", threads, 1)
+    if checkpoint_every is not None:
+        checks.integer("checkpoint_every", checkpoint_every, 1)
+        if checkpoint is None:
+            raise ValueError("checkpoint must name a file when checkpoint_every is given")
+    ctx = Context(
+        model, stream, methods, epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, seed=seed,
+        device=device, reset_optimizer=reset_optimizer,
+    )  # fmt: skip
+    state = None if resume is None else checkpoints.read(resume, ctx)
+    return _events(ctx, state, eval_every, threads, checkpoint, checkpoint_every)
+
+
+def _events(ctx: Context, state, eval_every, threads, checkpoint, checkpoint_every) -> Generator[Event, None, History]:
+    def note(event: Event) -> Event:
+        ctx.history.record(event)
+        return event
+
+    with cpu_threads(threads) if ctx.device.type == "cpu" else nullcontext():
+        for method in ctx.methods:
+            method.start_run(ctx)
+        started = False if state is None else checkpoints.restore(state, ctx)
+        ctx.model.train()
+        if state is None:
+            yield note(ctx.evaluate(after=-1))
+
+        while ctx.task_index < len(ctx.stream):
+            clock = time.perf_counter()
+            if not started:
+                for method in ctx.methods:
+                    method.start_task(ctx)
+                kept_or_new = ctx.build_optimizer()
+                samples = {"samples": len(ctx.task.y), "optimizer": kept_or_new}
+                yield note(TaskStarted(ctx.task_index, ctx.task.name, samples))
+            started = False
+
+            for batch in ctx.batches():
+                step = note(_step(ctx, batch))
+                due = eval_every is not None and ctx.step % eval_every == 0
+                evaluated = note(ctx.evaluate(after=ctx.task_index)) if due else None
+                if checkpoint_every is not None and ctx.step % checkpoint_every == 0:
+                    checkpoints.save(checkpoint, ctx, started=True)
+                yield step
+                if evaluated is not None:
+                    yield evaluated
+
+            for method in ctx.methods:
+                for phase in method.end_task(ctx):
+                    yield note(phase)
+            yield note(ctx.evaluate(after=ctx.task_index))
+            ended = note(TaskEnded(ctx.task_index, {"seconds": time.perf_counter() - clock}))
+            ctx.task_index += 1
+            if checkpoint is not None:
+                checkpoints.save(checkpoint, ctx, started=False)
+            yield ended
+    return ctx.history
+
+
+def _step(ctx: Context, batch: Batch) -> Step:
+    """One optimiser step, in the documented order."""
+    ctx.info = {}
+    # 1. more rows to train on
+    rows = Batch.cat([batch, *(extra for method in ctx.methods for extra in method.replay(ctx, batch))])
+    # 2. one forward pass over all rows, the task loss, and each method's named terms
+    outputs = ctx.model(rows.x)
+    losses = {"task": task_loss(outputs, rows)}
+    for method in ctx.methods:
+        losses |= method.losses(ctx, rows, outputs)
+    # 3. the gradient of the task loss alone, for methods that ask
+    if any(method.needs_task_gradient for method in ctx.methods):
+        named = {n: p for n, p in ctx.model.named_parameters() if p.requires_grad}
+        alone = torch.autograd.grad(losses["task"], list(named.values()), retain_graph=True, allow_unused=True)
+        ctx.task_gradient = {n: g for n, g in zip(named, alone, strict=True) if g is not None}
+    values = {name: loss.item() for name, loss in losses.items()}
+    if not all(math.isfinite(value) for value in values.values()):
+        raise FloatingPointError(
+            f"the loss is no longer finite at step {ctx.step + 1} ({values}): lower the learning rate or the "
+            "coefficient of the term that grew"
+        )
+    ctx.optimizer.zero_grad()
+    sum(losses.values()).backward()
+    # 4. edit the gradient
+    for method in ctx.methods:
+        method.gradients(ctx)
+    # 5. the step
+    ctx.optimizer.step()
+    ctx.step += 1
+    # 6. what follows a step: path integrals, restored weights, memory
+    for method in ctx.methods:
+        method.after_step(ctx, batch)
+    return Step(ctx.task_index, ctx.step, values, ctx.info)
+
+
+def run(model: nn.Module, stream: Stream, methods: Sequence[Method] = (), *, progress: bool = False, **arguments):
+    """Train to the end and return the History; arguments as for `fit`. progress: show a tqdm bar of tasks and steps."""
+    events = fit(model, stream, methods, **arguments)
+    if not progress:
+        return _finish(events)
+    from tqdm.auto import tqdm
+
+    epochs, batch_size = arguments.get("epochs", 1), arguments.get("batch_size", 64)
+    total = sum(epochs * math.ceil(len(task.y) / batch_size) for task in stream)
+    with tqdm(total=total, unit="step") as bar:
+        return _finish(events, bar)
+
+
+def _finish(events: Generator[Event, None, History], bar=None) -> History:
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if bar is None:
+            continue
+        if isinstance(event, TaskStarted):
+            bar.set_description(f"task {event.task} ({event.name})")
+        elif isinstance(event, Phase):
+            bar.set_description(event.name)
+        elif isinstance(event, Step):
+            bar.update(event.step - bar.n)
+            bar.set_postfix(loss=f"{sum(event.losses.values()):.3f}", refresh=False)

@@ -1,0 +1,64 @@
+"""The hooks of a continual-learning method. `fit` calls them in the order of the list it was given."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cllab.training.batch import Batch
+from cllab.training.events import Phase
+
+if TYPE_CHECKING:
+    from cllab.training.context import Context
+
+
+class Method:
+    """Plain fine-tuning: every hook does nothing. A method overrides those it needs.
+
+    `fit` gives each method its own `generator`, so that adding one never changes the order of the data nor what
+    another method draws; anything random must come from it.
+    """
+
+    needs_task_gradient = False
+    """True: before the other hooks, ctx.task_gradient holds the gradient of the task loss alone, by name."""
+
+    generator: torch.Generator
+
+    def start_run(self, ctx: "Context") -> None:
+        """Once per run, before the first task: forget whatever an earlier run left."""
+
+    def start_task(self, ctx: "Context") -> None:
+        """Before the optimiser is built: grow a head, freeze a column, copy a teacher."""
+
+    def parameters(self, ctx: "Context") -> list[nn.Parameter] | None:
+        """Which parameters to train in this task; None leaves it to the next method, at last all of the model's."""
+
+    def replay(self, ctx: "Context", batch: Batch) -> list[Batch]:
+        """Step 1. More rows to train on together with the new `batch`."""
+        return []
+
+    def losses(self, ctx: "Context", batch: Batch, outputs: Tensor) -> dict[str, Tensor]:
+        """Step 2. Named scalars added to the task loss; `batch` holds all rows, `outputs` their unmasked logits."""
+        return {}
+
+    def gradients(self, ctx: "Context") -> None:
+        """Step 4. Edit `.grad` in place before the optimiser's step."""
+
+    def after_step(self, ctx: "Context", batch: Batch) -> None:
+        """Step 6. After the optimiser's step; `batch` holds the new rows only. Memories are filled here."""
+
+    def end_task(self, ctx: "Context") -> Iterator[Phase]:
+        """After a task's last step, before its evaluation. A generator: long work reports as it goes."""
+        yield from ()
+
+    def predict(self, model: nn.Module, x: Tensor, allowed: Tensor, task_id: int | None) -> Tensor | None:
+        """Scores [N, C] in place of the model's logits, or None. The first method that answers wins."""
+        return None
+
+    def state_dict(self) -> dict:
+        """Everything a checkpoint must hold besides the settings: tensors, numbers, strings, lists, dicts."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up the state where `state_dict` left it."""
