@@ -114,11 +114,12 @@ class EWC(Method):
             generator=self.generator,
         )  # fmt: skip
         theta_star = {n: p.detach().clone() for n, p in ctx.model.named_parameters() if p.requires_grad}
+        self.anchors = [_grown(anchor, theta_star) for anchor in self.anchors]
         if self.keep == "online" and self.anchors:
-            old = self.anchors.pop().F
-            F = {name: F[name] + self.gamma * old[name] if name in old else F[name] for name in F}
+            # F <- gamma F + F_new
+            F = {name: self.gamma * old + F[name] for name, old in self.anchors.pop().F.items()}
         self.anchors.append(Anchor(theta_star, F))
-        largest = max(sum(a.F[name] for a in self.anchors if name in a.F).max().item() for name in F)
+        largest = max(sum(anchor.F[name] for anchor in self.anchors).max().item() for name in F)
         stability = ctx.lr * self.lam * largest
         plain_sgd = type(ctx.optimizer) is torch.optim.SGD
         if self.step == "penalty" and plain_sgd and stability > 2:
@@ -146,6 +147,17 @@ def _penalty(theta: dict[str, Tensor], anchor: Anchor) -> Tensor:
         # F_i (theta_i - theta*_i)^2
         terms.append((anchor.F[name] * (held - theta_star).square()).sum())
     return 0.5 * sum(terms)
+
+
+def _grown(anchor: Anchor, theta: dict[str, Tensor]) -> Anchor:
+    """The anchor with the shapes of `theta`: what was added since its task did not matter to it (F = 0)."""
+    theta_star, F = {}, {}
+    for name, now in theta.items():
+        theta_star[name], F[name] = now.clone(), torch.zeros_like(now)
+        if name in anchor.F:
+            old = slice(len(anchor.F[name])) if now.ndim else ...
+            theta_star[name][old], F[name][old] = anchor.theta_star[name], anchor.F[name]
+    return Anchor(theta_star, F)
 
 
 def _check_fits(theta: dict[str, Tensor], theta_star: dict[str, Tensor], F: dict[str, Tensor]) -> None:

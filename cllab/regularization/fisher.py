@@ -22,6 +22,8 @@ from torch.func import functional_call, grad, vmap
 
 from cllab import checks
 from cllab.device import generator as seeded
+from cllab.models import MLP
+from cllab.training.batch import masked
 
 ESTIMATORS = ("model", "sampled", "true", "batched")
 
@@ -67,7 +69,7 @@ def fisher_diagonal(
                 raise ValueError("y must only hold allowed classes")
         if labels == "batched":
             return _batched(model, x, y, allowed, batch_size)
-        p = logits.masked_fill(~allowed, float("-inf")).softmax(dim=1)
+        p = masked(logits, allowed).softmax(dim=1)
         if not bool(torch.isfinite(p).all()):
             raise ValueError("model must give finite logits for x")
         if labels == "sampled":
@@ -83,7 +85,7 @@ def fisher_diagonal(
 
 def log_probability(logits: Tensor, label: int, allowed: Tensor) -> Tensor:
     """ln p(label | x) per row of logits [N, C], over the allowed classes: [N]."""
-    return logits.masked_fill(~allowed, float("-inf")).log_softmax(dim=1)[:, label]
+    return masked(logits, allowed).log_softmax(dim=1)[:, label]
 
 
 def _mean_of_squares(model, x, weights, allowed, squares: Callable, chunk: int) -> dict[str, Tensor]:
@@ -134,9 +136,8 @@ def _squares_of_linears(model, x, label: int, weight, allowed) -> dict[str, Tens
         prefix = f"{name}." if name else ""
         layer = model.get_submodule(name)
         # sum_n w_n (delta_n a_n^T)^2 = (w delta^2)^T a^2
-        if layer.weight.requires_grad:
-            squares[f"{prefix}weight"] = (weight[:, None] * delta.square()).T @ a.square()
-        if layer.bias is not None and layer.bias.requires_grad:
+        squares[f"{prefix}weight"] = (weight[:, None] * delta.square()).T @ a.square()
+        if layer.bias is not None:
             squares[f"{prefix}bias"] = weight @ delta.square()
     return squares
 
@@ -149,7 +150,7 @@ def _batched(model, x, y, allowed, batch_size: int | None) -> dict[str, Tensor]:
     batches = range(0, len(x), size)
     for rows in batches:
         with torch.enable_grad():
-            logits = _two_columns(model(x[rows : rows + size])).masked_fill(~allowed, float("-inf"))
+            logits = masked(_two_columns(model(x[rows : rows + size])), allowed)
             mean_log_p = -F.cross_entropy(logits, y[rows : rows + size])
         gradients = torch.autograd.grad(mean_log_p, list(theta.values()), allow_unused=True)
         for name, g in zip(theta, gradients, strict=True):
@@ -158,11 +159,12 @@ def _batched(model, x, y, allowed, batch_size: int | None) -> dict[str, Tensor]:
 
 
 def _only_linears(model: nn.Module) -> bool:
-    """Whether every parameter belongs to a linear layer that is used once on rows [N, features], as in an MLP."""
-    from cllab.models import MLP
-
-    return isinstance(model, MLP | nn.Linear) and all(
-        isinstance(m, nn.Linear) for m in model.modules() if list(m.parameters(recurse=False))
+    """Whether all parameters are trainable and in linear layers used once on rows [N, features], as in an MLP."""
+    owners = [m for m in model.modules() if list(m.parameters(recurse=False))]
+    return (
+        isinstance(model, MLP | nn.Linear)
+        and all(isinstance(owner, nn.Linear) for owner in owners)
+        and all(p.requires_grad for p in model.parameters())
     )
 
 
@@ -178,6 +180,6 @@ def _classes(allowed: Tensor | None, logits: Tensor) -> Tensor:
         return torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
     if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
         raise TypeError("allowed must be a bool tensor [C]")
-    if allowed.shape != logits.shape[1:] or not bool(allowed.any()):
+    if allowed.ndim != 1 or len(allowed) > logits.shape[1] or not bool(allowed.any()):
         raise ValueError(f"allowed must name at least one of {logits.shape[1]} classes, got {allowed.tolist()}")
-    return allowed.to(logits.device)
+    return F.pad(allowed, (0, logits.shape[1] - len(allowed)), value=False).to(logits.device)

@@ -3,7 +3,7 @@
 import gzip
 import os
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,10 @@ class Dataset:
     y, y_test: int64 [N], classes 0 .. n_classes - 1.
     """
 
-    x: Tensor
-    y: Tensor
-    x_test: Tensor
-    y_test: Tensor
+    x: Tensor = field(repr=False)
+    y: Tensor = field(repr=False)
+    x_test: Tensor = field(repr=False)
+    y_test: Tensor = field(repr=False)
     name: str
     shape: tuple[int, ...]
 

@@ -1,7 +1,7 @@
 """A stream: tasks that arrive one after another, in one of three scenarios."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ class Task:
     classes: the labels that this task may contain.
     """
 
-    x: Tensor
-    y: Tensor
-    x_test: Tensor
-    y_test: Tensor
+    x: Tensor = field(repr=False)
+    y: Tensor = field(repr=False)
+    x_test: Tensor = field(repr=False)
+    y_test: Tensor = field(repr=False)
     classes: tuple[int, ...]
     name: str = "task"
 

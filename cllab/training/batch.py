@@ -50,10 +50,13 @@ class Batch(NamedTuple):
 
 
 def masked(logits: Tensor, allowed: Tensor) -> Tensor:
-    """Logits with -inf for every class that a row may not use.
+    """Logits [B, H] with -inf for every class that a row may not use; allowed is bool [B, C] or [C].
 
     Multiplying by 0 instead would let a forbidden class win whenever the allowed logits are negative.
+    A head with outputs to spare (H > C) never answers with those; one that has still to grow (H < C) has only its own.
     """
+    spare = logits.shape[-1] - allowed.shape[-1]
+    allowed = F.pad(allowed, (0, spare), value=False) if spare else allowed
     return logits.masked_fill(~allowed, float("-inf"))
 
 

@@ -47,10 +47,10 @@ class Context:
         dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.stream = stream.to(self.device, dtype)
         self.model = model.to(self.device)
+        may_grow = any(type(method).start_task is not Method.start_task for method in self.methods)
         width = _outputs(self.model, self.stream)
-        if width < stream.n_classes:
+        if width < stream.n_classes and not may_grow:
             raise ValueError(f"model must have at least {stream.n_classes} outputs for this stream, got {width}")
-        self.n_outputs = width
         for i, method in enumerate(self.methods):
             earlier = sum(type(other) is type(method) for other in self.methods[:i])
             method.generator = generator(seed, f"{type(method).__name__} {earlier}")
@@ -70,7 +70,7 @@ class Context:
         """Masks for rows of these tasks, bool [B, C] (or [C] for one number), by `Stream.allowed`."""
         seen = self.task_index if seen is None else seen
         if seen not in self._masks:
-            masks = [_widened(self.stream.allowed(i, seen), self.n_outputs) for i in range(len(self.stream))]
+            masks = [self.stream.allowed(i, seen) for i in range(len(self.stream))]
             self._masks[seen] = torch.stack(masks).to(self.device)
         return self._masks[seen][task]
 
@@ -146,12 +146,7 @@ def predict(
         scores = model(x) if scores is None else scores
     finally:
         model.train(was_training)
-    return masked(scores, _widened(allowed, scores.shape[1])).argmax(dim=1)
-
-
-def _widened(allowed: Tensor, width: int) -> Tensor:
-    """A mask for a head with outputs to spare: those belong to no class of the stream."""
-    return torch.cat([allowed, allowed.new_zeros(width - len(allowed))])
+    return masked(scores, allowed).argmax(dim=1)
 
 
 def _method_list(methods) -> list[Method]:
