@@ -144,8 +144,9 @@ def _penalty(theta: dict[str, Tensor], anchor: Anchor) -> Tensor:
     terms = []
     for name, theta_star in anchor.theta_star.items():
         held = theta[name][: len(theta_star)] if theta_star.ndim else theta[name]
-        # F_i (theta_i - theta*_i)^2
-        terms.append((anchor.F[name] * (held - theta_star).square()).sum())
+        moved = held - theta_star
+        # sum_i F_i (theta_i - theta*_i)^2
+        terms.append(torch.dot((anchor.F[name] * moved).flatten(), moved.flatten()))
     return 0.5 * sum(terms)
 
 

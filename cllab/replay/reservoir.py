@@ -138,8 +138,8 @@ class Reservoir:
                 raise TypeError(f"{name} must be a torch.Tensor, got {type(values).__name__}")
             elif values.ndim == 0 or values.numel() == 0:
                 raise ValueError(f"{name} must hold at least one row, got shape {tuple(values.shape)}")
-            elif values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                raise ValueError(f"{name} must be finite, got NaN or infinity")
+            elif values.is_floating_point():
+                checks.floats(name, values)
             if len(values) != len(offered["y"]):
                 raise ValueError(f"{name} must have {len(offered['y'])} rows like y, got {len(values)}")
         if self._columns and set(self._columns) != set(offered):

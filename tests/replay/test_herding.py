@@ -265,6 +265,14 @@ def test_float32_agrees_with_float64_over_a_long_list():
     assert torch.equal(herding(features, 300), herding(features.double(), 300))
 
 
+def test_features_far_from_the_origin_keep_their_ties():
+    """Squared distances by |a|^2 - 2ab + |b|^2 lose everything here: |a|^2 is 10^8, distances are about 1."""
+    grid = torch.randint(-2, 3, (32, 3), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(herding(grid + 8192, 32), herding(grid, 32))
+    centres = torch.tensor([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]])
+    assert torch.equal(nearest_class_mean(grid + 8192, centres + 8192), nearest_class_mean(grid, centres))
+
+
 def test_strided_and_differentiable_features_are_left_alone():
     features = random_rows(6, 30).T.requires_grad_()
     before = features.detach().clone()
