@@ -1,5 +1,6 @@
 """The small networks of the course; every initial weight comes from `seed`, never from the global generator."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -22,9 +23,12 @@ class MLP(nn.Module):
         super().__init__()
         if isinstance(hidden, int) or not isinstance(hidden, Sequence):
             raise TypeError(f"hidden must be a list of layer widths such as [64], got {hidden!r}")
-        widths = [checks.integer("in_features", in_features, 1), *(checks.integer("hidden", h, 1) for h in hidden)]
+        widths = [
+            checks.integer("in_features", in_features, 1),
+            *(checks.integer("hidden", h, 1) for h in hidden),
+        ]
         source = generator(seed, "weights")
-        layers = [linear(a, b, source) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [linear(a, b, source) for a, b in itertools.pairwise(widths)]
         self.trunk = nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))
         self.head = linear(widths[-1], checks.integer("n_classes", n_classes, 1), source)
 

@@ -49,7 +49,10 @@ def quadratic_penalty(model: nn.Module, theta_star: dict[str, Tensor], F: dict[s
 
 
 def proximal_step(theta: Tensor, anchors: Sequence[tuple[Tensor, Tensor]], step: float) -> Tensor:
-    """argmin_t (t - theta)^2 / 2 + step * sum_k F_k (t - theta*_k)^2 / 2, with anchors (theta*_k, F_k), step = lr lam."""
+    """argmin_t (t - theta)^2 / 2 + step sum_k F_k (t - theta*_k)^2 / 2: tensors like theta.
+
+    anchors: pairs (theta*_k, F_k). step: lr lam.
+    """
     # theta <- (theta + step sum_k F_k theta*_k) / (1 + step sum_k F_k)
     pulled = theta + step * sum(F * theta_star for theta_star, F in anchors)
     return pulled / (1 + step * sum(F for _, F in anchors))

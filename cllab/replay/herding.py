@@ -78,9 +78,7 @@ def herding(features: Tensor, m: int, ties: str = "first") -> Tensor:
     return torch.tensor(chosen, dtype=torch.int64, device=features.device)
 
 
-def nearest_class_mean(
-    features: Tensor, means: Tensor | Mapping[int, Tensor], normalise: bool = False
-) -> Tensor:
+def nearest_class_mean(features: Tensor, means: Tensor | Mapping[int, Tensor], normalise: bool = False) -> Tensor:
     """The class whose mean is nearest to each row: [N] int64; exactly equal distances go to the lowest class.
 
     features   [N, D] floating point, finite

@@ -70,7 +70,7 @@ class Reservoir:
         accepted = (slots >= 0).nonzero().flatten()
         if not self._columns:
             self._allocate(offered)
-        last = {slot: row for slot, row in zip(slots[accepted].tolist(), accepted.tolist(), strict=True)}
+        last = dict(zip(slots[accepted].tolist(), accepted.tolist(), strict=True))
         if last:  # of two rows for one slot the later one stays
             into, rows = torch.tensor(list(last)), torch.tensor(list(last.values()))
             for name, values in offered.items():

@@ -55,9 +55,7 @@ class Dataset:
         if missing or len(wanted) == 0:
             raise ValueError(f"classes must be among {self.classes}, got {list(classes)}")
         train, test = torch.isin(self.y, wanted), torch.isin(self.y_test, wanted)
-        return replace(
-            self, x=self.x[train], y=self.y[train], x_test=self.x_test[test], y_test=self.y_test[test]
-        )
+        return replace(self, x=self.x[train], y=self.y[train], x_test=self.x_test[test], y_test=self.y_test[test])
 
     def take(self, n: int, seed: int = 0) -> "Dataset":
         """At most `n` training rows, drawn without replacement; the test rows stay."""
@@ -142,9 +140,7 @@ def _openml(name: str, openml_name: str) -> Dataset:
     from sklearn.datasets._openml import OpenMLError
 
     try:
-        table = fetch_openml(
-            openml_name, version=1, as_frame=False, parser="liac-arff", n_retries=0
-        )
+        table = fetch_openml(openml_name, version=1, as_frame=False, parser="liac-arff", n_retries=0)
     except (OSError, OpenMLError) as error:
         raise FileNotFoundError(
             f"{name} is not on this machine and OpenML could not be reached ({error}). Either connect to the "

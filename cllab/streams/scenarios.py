@@ -90,9 +90,7 @@ def rotated(
     return _same_labels(dataset, views, scenario, "rotated")
 
 
-def blurry(
-    dataset: Dataset, n_tasks: int, mix: float, scenario: str = "class", *, seed: int = 0
-) -> Stream:
+def blurry(dataset: Dataset, n_tasks: int, mix: float, scenario: str = "class", *, seed: int = 0) -> Stream:
     """Blurry-M: every task keeps 1 - mix of its own classes' samples and lends the rest to the other tasks evenly.
 
     With 5 tasks of 1,000 samples and mix = 0.1, a task trains on 900 samples of its own and 25 from each of the

@@ -89,6 +89,7 @@ class Stream:
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Stream":
         """The same stream with its tensors on `device` and its features in `dtype`."""
+
         def moved(task: Task) -> Task:
             return replace(
                 task, x=task.x.to(device=device, dtype=dtype), x_test=task.x_test.to(device=device, dtype=dtype),

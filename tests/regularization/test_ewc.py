@@ -77,6 +77,7 @@ def test_the_half_matters():
 
 def test_separate_anchors_count_early_tasks_twice():
     """Unit-curvature quadratics at 0, 3 and 6: one summed anchor ends at the joint optimum 3, separate ones at 2.5."""
+
     def c(m):
         return 0.5 * (m.theta - 6).square().sum()
 
@@ -219,8 +220,10 @@ def test_a_growing_head_is_not_held():
     ("star", "F", "named"),
     [
         ({}, {}, "theta_star"), ({"a": one(0)}, {"b": one(0)}, "F must name"),
-        ({"other": one(0)}, {"other": one(1)}, "missing"), ({"theta": torch.zeros(2)}, {"theta": torch.zeros(2)}, "shapes"),
-        ({"theta": one(0)}, {"theta": torch.zeros(3)}, "shapes"), ({"theta": one(0)}, {"theta": one(-1)}, "F must be finite"),
+        ({"other": one(0)}, {"other": one(1)}, "missing"),
+        ({"theta": torch.zeros(2)}, {"theta": torch.zeros(2)}, "shapes"),
+        ({"theta": one(0)}, {"theta": torch.zeros(3)}, "shapes"),
+        ({"theta": one(0)}, {"theta": one(-1)}, "F must be finite"),
         ({"theta": one(0)}, {"theta": one("nan")}, "F must be finite"),
     ],
 )  # fmt: skip
@@ -232,7 +235,8 @@ def test_penalties_that_do_not_fit(star, F, named):
 @pytest.mark.parametrize(
     ("arguments", "error", "named"),
     [
-        ({"lam": -1}, ValueError, "lam"), ({"lam": float("inf")}, ValueError, "lam"), ({"lam": "big"}, TypeError, "lam"),
+        ({"lam": -1}, ValueError, "lam"),
+        ({"lam": float("inf")}, ValueError, "lam"), ({"lam": "big"}, TypeError, "lam"),
         ({"lam": 1, "anchors": "all"}, ValueError, "anchors"), ({"lam": 1, "step": "huge"}, ValueError, "step"),
         ({"lam": 1, "gamma": 1.5}, ValueError, "gamma"), ({"lam": 1, "labels": "data"}, ValueError, "labels"),
         ({"lam": 1, "n_samples": 0}, ValueError, "n_samples"), ({"lam": 1, "batch_size": 0}, ValueError, "batch_size"),

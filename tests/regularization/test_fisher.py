@@ -31,7 +31,8 @@ def column(values):
     ("x", "y", "batch", "true", "empirical", "batched"),
     [
         ((1, 2), (1, 0), None, 0.27375, 1.65125, 0.600625), ((1, 2), (1, 1), None, 0.27375, 0.05125, 0.050625),
-        ((1, 1, 1, 1), (1, 1, 1, 0), 1, 0.1875, 0.1875, 0.1875), ((1, 1, 1, 1), (1, 1, 1, 0), 2, 0.1875, 0.1875, 0.0625),
+        ((1, 1, 1, 1),
+        (1, 1, 1, 0), 1, 0.1875, 0.1875, 0.1875), ((1, 1, 1, 1), (1, 1, 1, 0), 2, 0.1875, 0.1875, 0.0625),
         ((1, 1, 1, 1), (1, 1, 1, 0), 4, 0.1875, 0.1875, 0.0), ((1, 1, 1, 1), (1, 1, 1, 0), None, 0.1875, 0.1875, 0.0),
     ],
 )  # fmt: skip
@@ -42,7 +43,9 @@ def test_worked_table(x, y, batch, true, empirical, batched):
     values = {labels: fisher_diagonal(Logistic(), x, y, labels)["theta"].item() for labels in ("model", "true")}
     assert values["model"] == pytest.approx(true, abs=1e-9)
     assert values["true"] == pytest.approx(empirical, abs=1e-9)
-    assert fisher_diagonal(Logistic(), x, y, "batched", batch_size=batch)["theta"].item() == pytest.approx(batched, abs=1e-9)
+    assert fisher_diagonal(Logistic(), x, y, "batched", batch_size=batch)["theta"].item() == pytest.approx(
+        batched, abs=1e-9
+    )
 
 
 def test_one_logit_is_the_same_as_two():
@@ -83,7 +86,9 @@ def slow(model, x, y, labels, allowed=None):
     total = {name: torch.zeros_like(p) for name, p in theta.items()}
     for i in range(len(x)):
         logits = model(x[i : i + 1])
-        log_p = masked(logits, torch.ones_like(logits, dtype=torch.bool) if allowed is None else allowed).log_softmax(1)[0]
+        log_p = masked(logits, torch.ones_like(logits, dtype=torch.bool) if allowed is None else allowed).log_softmax(
+            1
+        )[0]
         chosen = [(int(y[i]), 1.0)] if labels == "true" else [(c, log_p[c].exp().item()) for c in range(len(log_p))]
         for c, weight in chosen:
             if weight > 0:
@@ -187,12 +192,14 @@ def test_frozen_parameters_are_left_out():
     [
         ({"x": torch.zeros(0, 5)}, ValueError, "x must not be empty"),
         ({"x": torch.full((2, 5), float("nan"))}, ValueError, "x must be finite"),
-        ({"x": [[0.0] * 5]}, TypeError, "x must be"), ({"x": torch.zeros(2, 5, dtype=torch.int64)}, TypeError, "x must hold"),
+        ({"x": [[0.0] * 5]}, TypeError, "x must be"),
+        ({"x": torch.zeros(2, 5, dtype=torch.int64)}, TypeError, "x must hold"),
         ({"labels": "empirical"}, ValueError, "labels"), ({"labels": "true"}, ValueError, "y must be given"),
         ({"labels": "true", "y": torch.tensor([0])}, ValueError, "y must have one label"),
         ({"labels": "true", "y": torch.tensor([0, 3])}, ValueError, "y must be below"),
         ({"labels": "true", "y": torch.tensor([0.0, 1.0])}, TypeError, "y must be int64"),
-        ({"labels": "true", "y": torch.tensor([0, 2]), "allowed": torch.tensor([True, True, False])}, ValueError, "y must"),
+        ({"labels": "true", "y": torch.tensor([0, 2]), "allowed": torch.tensor([True, True, False])},
+         ValueError, "y must"),
         ({"chunk": 0}, ValueError, "chunk"), ({"allowed": torch.tensor([False] * 3)}, ValueError, "allowed"),
         ({"allowed": torch.tensor([True] * 4)}, ValueError, "allowed"), ({"allowed": [True]}, TypeError, "allowed"),
         ({"labels": "batched", "y": torch.tensor([0, 1]), "batch_size": 0}, ValueError, "batch_size"),

@@ -63,9 +63,7 @@ def negative(table):
     """Class C is class A mirrored at the origin, row by row up to the order of its points."""
     order = [3, 1, 2, 4, 0]
     return {
-        ties: [
-            ((-t[0], -t[1]), [d[i] for i in order], (-p[0], -p[1]), (-m[0], -m[1])) for t, d, p, m in steps
-        ]
+        ties: [((-t[0], -t[1]), [d[i] for i in order], (-p[0], -p[1]), (-m[0], -m[1])) for t, d, p, m in steps]
         for ties, steps in table.items()
     }
 
@@ -118,9 +116,7 @@ def test_worked_table(name, ties, dtype):
     assert [step.k for step in steps] == [1, 2, 3, 4, 5]
     for step, (target, distances, chosen, mean), error in zip(steps, table[ties], ERRORS, strict=True):
         torch.testing.assert_close(step.target, rows(target, dtype), **near)
-        torch.testing.assert_close(
-            step.distances * 25, rows(distances, dtype), rtol=0, atol=near["atol"] * 25
-        )
+        torch.testing.assert_close(step.distances * 25, rows(distances, dtype), rtol=0, atol=near["atol"] * 25)
         assert points[step.chosen] == chosen
         torch.testing.assert_close(step.mean, rows(mean, dtype), **near)
         assert step.error == pytest.approx(error, abs=5e-5)
@@ -350,12 +346,8 @@ def test_accuracy_on_the_points_that_define_the_toy():
     for classes, m, right in (("AB", 4, 9), ("ABC", 2, 13)):
         x, y = toy(classes)
         assert int((nearest_class_mean(x, exemplar_means(classes, m)) == y).sum()) == right
-    assert nearest_class_mean(rows([(2, 2)]), exemplar_means("AB", 4)).tolist() == [0], (
-        "exactly sqrt(2) from both"
-    )
-    assert nearest_class_mean(rows([(0, 0)]), exemplar_means("ABC", 2)).tolist() == [0], (
-        "exactly sqrt(1.25) from A, C"
-    )
+    assert nearest_class_mean(rows([(2, 2)]), exemplar_means("AB", 4)).tolist() == [0], "exactly sqrt(2) from both"
+    assert nearest_class_mean(rows([(0, 0)]), exemplar_means("ABC", 2)).tolist() == [0], "exactly sqrt(1.25) from A, C"
 
 
 def test_nearest_class_mean_takes_a_dict_in_any_order():
@@ -423,9 +415,7 @@ def test_class_means():
     x, y = toy()
     means = class_means(x, y)
     assert list(means) == [0, 1, 2]
-    torch.testing.assert_close(
-        torch.stack(list(means.values())), rows([(0.8, 0.8), (2.8, 2.8), (-0.8, -0.8)])
-    )
+    torch.testing.assert_close(torch.stack(list(means.values())), rows([(0.8, 0.8), (2.8, 2.8), (-0.8, -0.8)]))
     shuffled = torch.randperm(15, generator=torch.Generator().manual_seed(0))
     assert list(class_means(x[shuffled], y[shuffled])) == [0, 1, 2]
     unit = class_means(rows([(3, 4), (0, 2)]), torch.tensor([5, 5]), normalise=True)

@@ -121,7 +121,7 @@ def test_offline_without_a_copy_says_what_to_do(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", unreachable)
-    with pytest.raises(FileNotFoundError, match="root=.*digits"):
+    with pytest.raises(FileNotFoundError, match=r"root=.*digits"):
         mnist()
 
 

@@ -12,7 +12,7 @@ from cllab.streams import digits, split
 from cllab.training import Joint, Step, fit, run
 
 METHODS = {
-    "fine-tuning": lambda: [],
+    "fine-tuning": list,
     "replay": lambda: [ExperienceReplay(40)],
     "ewc online": lambda: [EWC(10.0, gamma=0.9)],
     "ewc separate": lambda: [EWC(10.0, anchors="separate", n_samples=30)],
@@ -109,7 +109,15 @@ def test_momentum_survives(stream, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"lr": 0.5}, {"seed": 1}, {"batch_size": 8}, {"epochs": 3}, {"optimizer": "sgd"}, {"methods": [EWC(1.0)]}]
+    "changed",
+    [
+        {"lr": 0.5},
+        {"seed": 1},
+        {"batch_size": 8},
+        {"epochs": 3},
+        {"optimizer": "sgd"},
+        {"methods": [EWC(1.0)]},
+    ],
 )
 def test_another_run_is_refused_and_the_model_left_alone(stream, tmp_path, changed):
     path = tmp_path / "run.pt"

@@ -117,7 +117,8 @@ def test_the_bit_test_can_fail(stream):
 def test_a_second_method_does_not_change_what_the_first_draws(stream):
     """Methods draw from generators of their own: adding EWC(0) leaves replay's choices alone."""
     assert torch.equal(
-        trained(stream, [ExperienceReplay(50)]), trained(stream, [EWC(0.0, labels="sampled"), ExperienceReplay(50)])
+        trained(stream, [ExperienceReplay(50)]),
+        trained(stream, [EWC(0.0, labels="sampled"), ExperienceReplay(50)]),
     )
 
 
@@ -222,6 +223,7 @@ def test_masked_classes_never_win_and_get_no_gradient():
 
 def test_the_weights_of_parts_are_explicit():
     """|new| = 8, |memory| = 4, losses 2 and 0.5: union mean 1.5, half and half 1.25."""
+
     def rows(loss, n, source, weight):
         # two logits (0, z): CE of class 0 is ln(1 + e^z)
         z = torch.tensor(np.log(np.expm1(loss)))

@@ -1,0 +1,188 @@
+"""What the readable loop, replay, EWC, Fisher, reservoir and herding cost, as ratios measured in one process."""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cllab import checks
+from cllab.bench.report import Row, at_least, at_most
+from cllab.device import cpu_threads, generator
+from cllab.models import MLP
+from cllab.regularization import EWC, fisher_diagonal
+from cllab.replay import ExperienceReplay, Reservoir, herding
+from cllab.streams import Stream, Task
+from cllab.training import Step, fit
+
+try:
+    import resource
+except ImportError:  # Windows has no such counter
+    resource = None
+
+HIDDEN = [256, 256]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=15, help="timed blocks per loop, interleaved (default 15)")
+    parser.add_argument("--steps", type=int, default=60, help="optimiser steps in a block (default 60)")
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
+    rounds = checks.integer("rounds", options.rounds, 1)
+    steps = checks.integer("steps", options.steps, 1)
+    with cpu_threads(1):
+        memory = herding_memory(device)  # first: the process's peak only ever rises
+        return [
+            *loops(rounds, steps, device), *fisher(device), *reservoir(device), *herding_time(device), *memory,
+        ]  # fmt: skip
+
+
+def loops(rounds: int, steps: int, device: torch.device) -> list[Row]:
+    """Seconds per step of `fit` over those of a bare PyTorch loop: same network, Adam, data and batch."""
+    contests = [
+        ("fine-tuning / bare loop", 64, [], 1.15, "batch 64"),
+        ("replay / bare loop", 128, [ExperienceReplay(1000)], 1.20, "64 new + 64 old rows / 128"),
+        ("EWC / bare loop", 64, [EWC(100.0)], 1.40, "batch 64, one anchor"),
+    ]
+    rows = []
+    for name, batch_size, methods, limit, detail in contests:
+        bare, ours = bare_loop(batch_size, device), fit_loop(methods, device)
+        ratios, seconds = [], []
+        for block in range(rounds + 1):
+            a, b = timed(bare, steps, device), timed(ours, steps, device)
+            if block:  # the first block warms up
+                ratios.append(b / a)
+                seconds.append(a / steps)
+        detail += f"; median of {rounds} interleaved blocks; bare {1e3 * statistics.median(seconds):.2f} ms/step"
+        rows.append(at_most(name, statistics.median(ratios), "x", limit, detail))
+    return rows
+
+
+def fisher(device: torch.device, n: int = 1000) -> list[Row]:
+    """The exact Fisher against one backward pass per row and class."""
+    model = MLP(784, HIDDEN, 10).to(device)
+    x = torch.rand(n, 784, generator=generator(0, "fisher")).to(device)
+    fisher_diagonal(model, x[:10])
+    fast = timed_call(lambda: fisher_diagonal(model, x), device)
+    slow = timed_call(lambda: fisher_loop(model, x), device)
+    difference = max(float((fast[1][name] - slow[1][name]).abs().max()) for name in slow[1])
+    detail = f"{n} samples x 10 classes: {fast[0]:.2f} s against {slow[0]:.2f} s"
+    return [
+        at_least("per-sample loop / exact Fisher", slow[0] / fast[0], "x", 15, detail),
+        at_most("largest difference of their values", difference, "", 1e-6, "float32"),
+    ]
+
+
+def reservoir(device: torch.device) -> list[Row]:
+    """A million offers in batches of 100, memory of 1,000 rows of 64 features."""
+    x = torch.rand(100, 64, generator=generator(0, "rows")).to(device)
+    y = torch.zeros(100, dtype=torch.int64, device=device)
+    memory = Reservoir(1000, generator(0))
+
+    def offer():
+        for _ in range(10_000):
+            memory.add(x, y)
+
+    seconds, _ = timed_call(offer, device)
+    return [at_most("reservoir, 1,000,000 offers", seconds, "s", 3.0, "batches of 100, capacity 1,000")]
+
+
+def herding_time(device: torch.device, n: int = 20_000, counts: tuple[int, ...] = (250, 500, 1000)) -> list[Row]:
+    """Herding m of n x 512, for each m in `counts`: the time per chosen row should not depend on m."""
+    features = _features(n, device)
+    seconds = {m: timed_call(lambda m=m: herding(features, m), device)[0] for m in counts}
+    per_row = [seconds[m] / m for m in counts]
+    detail = "; ".join(f"m={m}: {s:.1f} s" for m, s in seconds.items())
+    return [at_most("herding, time per row, slowest / fastest", max(per_row) / min(per_row), "x", 1.5, detail)]
+
+
+def herding_memory(device: torch.device, n: int = 20_000) -> list[Row]:
+    """How much the peak of memory grows while herding, over the size of the features."""
+    if device.type == "cpu" and resource is None:
+        return []
+    features = _features(n, device)
+    before = _peak_bytes(device)
+    herding(features, 20)
+    grown = (_peak_bytes(device) - before) / (features.numel() * features.element_size())
+    return [at_most("herding, memory beyond the features", grown, "x", 1.0, f"{n:,} x 512 float32")]
+
+
+def bare_loop(batch_size: int, device: torch.device) -> Iterator[None]:
+    """What one writes by hand: no masks, no events, no methods."""
+    task, source = _task(6400, (0, 10), device), generator(0)
+    model = MLP(784, HIDDEN, 10).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    while True:
+        order = torch.randperm(len(task.y), generator=source).to(device)
+        for rows in order.split(batch_size):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(task.x[rows]), task.y[rows])
+            loss.backward()
+            optimizer.step()
+            yield
+
+
+def fit_loop(methods: list, device: torch.device) -> Iterator[None]:
+    """`fit`'s steps on a second task, after a short first one that gives memory and anchor something to hold."""
+    stream = Stream((_task(64, (0, 5), device), _task(6400, (5, 10), device)), "class", 10)
+    events = fit(MLP(784, HIDDEN, 10), stream, methods, epochs=100, device=device)
+    for event in events:
+        if isinstance(event, Step) and event.task == 1:
+            yield
+
+
+def fisher_loop(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The definition, literally: sum_c p_c (d ln p_c / d theta)^2, one row and one class at a time."""
+    theta = dict(model.named_parameters())
+    total = {name: torch.zeros_like(p) for name, p in theta.items()}
+    for row in x:
+        log_p = model(row[None]).log_softmax(dim=1)[0]
+        for c in range(len(log_p)):
+            gradients = torch.autograd.grad(log_p[c], list(theta.values()), retain_graph=True)
+            for name, g in zip(theta, gradients, strict=True):
+                total[name] += log_p[c].exp().detach() * g.square()
+    return {name: value / len(x) for name, value in total.items()}
+
+
+def timed(loop: Iterator[None], steps: int, device: torch.device) -> float:
+    """Seconds that `steps` turns of `loop` take."""
+    return timed_call(lambda: [next(loop) for _ in range(steps)], device)[0]
+
+
+def timed_call(call: Callable, device: torch.device) -> tuple[float, object]:
+    """Seconds and result of `call`.
+
+    On the CPU these are the process's CPU seconds: with one thread they equal elapsed time on an idle machine, and
+    other programs disturb them less. On a GPU, elapsed seconds until it has finished.
+    """
+    clock = time.process_time
+    if device.type == "cuda":
+        clock = time.perf_counter
+        torch.cuda.synchronize(device)
+    start = clock()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start, result
+
+
+def _task(n: int, classes: tuple[int, int], device: torch.device) -> Task:
+    source = generator(0, f"task {classes}")
+    x, y = torch.rand(n, 784, generator=source), torch.randint(*classes, (n,), generator=source)
+    return Task(x.to(device), y.to(device), x[:16].to(device), y[:16].to(device), tuple(range(*classes)))
+
+
+def _features(n: int, device: torch.device) -> torch.Tensor:
+    return torch.randn(n, 512, generator=generator(0, "features")).to(device)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

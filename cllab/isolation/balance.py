@@ -1,0 +1,101 @@
+"""Balance losses: pressure on the router to use all its experts.
+
+Idea. The router and the experts are learned together: an expert that gets more tokens gets better, and then
+gets still more. Without pressure a few experts may take everything. Each loss here is a number that grows
+with imbalance.
+
+    switch     E * sum_e f[e] * Pbar[e]             f[e] = load[e] / N, Pbar[e] = mean_n P[n, e]
+    variance   Var_e(load) + Var_e(importance)      counts and summed probabilities: grows with N^2
+    cv2        Var_e(importance) / Mean_e(importance)^2        free of N
+    z          mean_n logsumexp_e(S[n, :])^2        keeps the scores small; says nothing about balance
+
+Symbols: `S` = `logits` [N, E], `P` = softmax of S, `load` [E] counts the assignments before capacity,
+`importance` [E] = sum_n P[n, e]. Variances are population variances (divided by E).
+
+Where the gradient runs. Counts are piecewise constant in the scores, so `load` has no gradient: "switch"
+learns through Pbar only, d/dS[n, e] = (E/N) P[n, e] (f[e] - sum_j P[n, j] f[j]), and in "variance" the load
+term is a readout, only the importance term trains. A trainable load needs the smooth, noisy estimator of
+Shazeer et al. 2017.
+
+"switch" is 1 for uniform routing with k=1 (k in general) and E when all tokens have P one-hot on one expert.
+1 is not a lower bound: f and Pbar can disagree, and then it is smaller.
+
+Sources: Fedus et al. 2022 (switch, alpha = 1e-2); Shazeer et al. 2017 (cv2, there on gate values, with a
+smooth load added); Zoph et al. 2022, ST-MoE (z, alpha = 1e-3).
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from cllab import checks
+from cllab.isolation.moe import MoE
+from cllab.isolation.routing import Routing, scores
+from cllab.training import Batch, Context, Method
+
+KINDS = ("switch", "variance", "cv2", "z")
+
+
+def balance_loss(kind: str, logits: Tensor, routing: Routing) -> Tensor:
+    """The balance loss "switch", "variance", "cv2" or "z" of one batch, a scalar without coefficient.
+
+    logits [N, E] are the router scores and `routing` what `route` made of them. The gradient runs to
+    `logits`, through the probabilities only (the load is a count). Raises ValueError for an unknown kind or
+    when the two arguments disagree on N or E, TypeError when `routing` is not a `Routing`.
+    """
+    checks.choice("kind", kind, KINDS)
+    logits = scores("logits", logits)
+    _same_batch(logits, routing)
+    n, n_experts = logits.shape
+    load = routing.load.to(logits.dtype)  # [E]
+    importance = logits.softmax(dim=1).sum(dim=0)  # [E]
+
+    if kind == "switch":
+        # E * sum_e f[e] * Pbar[e]
+        return n_experts * (load / n * importance / n).sum()
+    if kind == "variance":
+        return load.var(unbiased=False) + importance.var(unbiased=False)
+    if kind == "cv2":
+        return importance.var(unbiased=False) / importance.mean() ** 2
+    return (logits.logsumexp(dim=1) ** 2).mean()
+
+
+class LoadBalance(Method):
+    """Adds alpha * balance_loss(kind), summed over the model's `MoE` layers, to the training loss.
+
+    The term is called "balance" ("z-loss" for kind "z", which often goes together with a balance loss).
+
+    alpha  coefficient, >= 0; 1e-2 is usual for "switch". 0 shows the term without training on it.
+    kind   see `balance_loss`.
+
+    Put it in `fit(model, stream, methods=[LoadBalance(1e-2)])`. It reads the routing that each layer kept
+    from the forward of this step, so it costs no second forward. ValueError at the start of a run when the
+    model has no MoE layer.
+    """
+
+    def __init__(self, alpha: float = 1e-2, kind: str = "switch"):
+        self.alpha = checks.number("alpha", alpha, 0)
+        self.kind = checks.choice("kind", kind, KINDS)
+
+    def start_run(self, ctx: Context) -> None:
+        if next(_moe_layers(ctx.model), None) is None:
+            raise ValueError(f"model must contain an MoE layer, got {type(ctx.model).__name__} without one")
+
+    def losses(self, ctx: Context, batch: Batch, outputs: Tensor) -> dict[str, Tensor]:
+        total = sum(balance_loss(self.kind, layer.logits, layer.routing) for layer in _moe_layers(ctx.model))
+        return {"z-loss" if self.kind == "z" else "balance": self.alpha * total}
+
+
+def _moe_layers(model: nn.Module) -> Iterator[MoE]:
+    return (module for module in model.modules() if isinstance(module, MoE))
+
+
+def _same_batch(logits: Tensor, routing: Routing) -> None:
+    if not isinstance(routing, Routing):
+        raise TypeError(f"routing must be a Routing, the result of route(), got {type(routing).__name__}")
+    n, n_experts = routing.expert.shape[0], routing.load.shape[0]
+    if (n, n_experts) != tuple(logits.shape):
+        raise ValueError(
+            f"routing must come from these logits: routing has {n} tokens and {n_experts} experts, "
+            f"logits has shape {tuple(logits.shape)}"
+        )

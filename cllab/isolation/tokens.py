@@ -1,0 +1,88 @@
+"""A task on which experts can specialise: four kinds of token, each with a rule of its own.
+
+A row is a token and the four cells written before it, each cell holding one of four values. Which cell gives
+the answer depends on the token's kind, and on nothing else:
+
+    digit    0 1 2 3 4 5 6 7    answer = cell 0
+    bracket  ( ) [ ] { } < >    answer = cell 1
+    letter   a b c d e f g h    answer = cell 2
+    code     + - * / = & | !    answer = cell 3
+
+A linear map of the row cannot do this, and a network that does all four must build four gates; a mixture of
+experts can send each kind to an expert that reads one cell only.
+
+The vectors are made like those of trained embeddings: tokens of one kind are close together, so that a linear
+router can tell the kinds apart, but all of them share one large common part, so that at first it hardly does:
+the same few experts win every token, and without a balance loss they keep most of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from cllab import checks
+from cllab.device import generator
+from cllab.streams import Dataset, Stream, split
+
+KINDS = ("digit", "bracket", "letter", "code")
+TOKENS = tuple("01234567()[]{}<>abcdefgh+-*/=&|!")
+"""8 of each kind, in the order of KINDS."""
+N_VALUES = 4
+"""Values of a cell, and classes of the task. There are as many cells as kinds."""
+VECTOR = 8
+"""Width of a token's vector; a row has VECTOR + len(KINDS) * N_VALUES = 24 features."""
+
+
+@dataclass(frozen=True)
+class TokenTask:
+    """Rows to train and test on, and one probe row per token.
+
+    data                    `Dataset` with x [N, 24] and 4 classes.
+    kind, kind_test         int64 [N]: index into KINDS for every row of data.x and data.x_test.
+    probe_x, probe_y        [32, 24], int64 [32]: row p holds the token TOKENS[p] with some cells; the same
+                            for every seed.
+    probe_kind, probe_label the kind of each probe, int64 [32], and its text.
+    """
+
+    data: Dataset
+    kind: Tensor
+    kind_test: Tensor
+    probe_x: Tensor
+    probe_y: Tensor
+    probe_kind: Tensor
+    probe_label: tuple[str, ...]
+
+    @property
+    def stream(self) -> Stream:
+        """All of it as a single task, for `fit`."""
+        return split(self.data, self.data.n_classes)
+
+
+def token_task(n: int = 4096, seed: int = 0, n_test: int = 1024) -> TokenTask:
+    """n training and n_test test rows, at least 64 each; tokens and cells drawn uniformly from `seed`."""
+    checks.integer("n", n, 64)
+    checks.integer("n_test", n_test, 64)
+    source = generator(seed, "token task")
+    x, y, kind = _rows(torch.randint(len(TOKENS), (n,), generator=source), source)
+    x_test, y_test, kind_test = _rows(torch.randint(len(TOKENS), (n_test,), generator=source), source)
+    probe_x, probe_y, probe_kind = _rows(torch.arange(len(TOKENS)), generator(0, "probe cells"))
+    data = Dataset(x, y, x_test, y_test, "tokens", (x.shape[1],))
+    return TokenTask(data, kind, kind_test, probe_x, probe_y, probe_kind, TOKENS)
+
+
+def _rows(token: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(x, y, kind) for these tokens [N], with cells drawn from `source`."""
+    kind = token // 8
+    cells = torch.randint(N_VALUES, (len(token), len(KINDS)), generator=source)  # [N, 4]
+    y = cells.gather(1, kind[:, None])[:, 0]
+    return torch.cat([_vectors()[token], one_hot(cells, N_VALUES).flatten(1).float()], dim=1), y, kind
+
+
+def _vectors() -> Tensor:
+    """[32, VECTOR]: a part common to all tokens, one per kind, each on an axis, and the token's own."""
+    kind = torch.arange(len(TOKENS)) // 8
+    common = one_hot(torch.full_like(kind, VECTOR - 1), VECTOR)
+    own = torch.randn(len(TOKENS), VECTOR, generator=generator(0, "token vectors"))
+    return 8.0 * common + one_hot(kind, VECTOR) + 0.2 * own

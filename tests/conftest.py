@@ -1,0 +1,79 @@
+"""What the tests share: one thread per worker, steady hypothesis settings, the lab's server and a browser."""
+
+import os
+import re
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("cllab", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("cllab")
+
+BROWSER_FIXTURES = {"browser", "open_page", "page", "lab_url"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if BROWSER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def lab_url():
+    """Address of the running lab; one server for the whole run of a worker, and no traceback in its log."""
+    from tests.tools.server import lab_server
+
+    with lab_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium. Per module, not per run: Playwright leaves an event loop in the thread while it is
+    open, which the lessons' kernels would trip over."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.tools.browser import give_up, launch
+
+    with sync_playwright() as playwright:
+        found = launch(playwright)
+        if found is None:
+            give_up()
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Function that opens a page in a context of its own (viewport, color_scheme, ...: Playwright's options).
+    At the end no page may have thrown an error or written one to its console."""
+    contexts, errors = [], []
+
+    def open_(**options):
+        settings = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **options}
+        context = browser.new_context(**settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: errors.append(f"page error: {error}"))
+        page.on("console", lambda message: errors.append(message.text) if _is_own_error(message) else None)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not errors, "\n".join(errors)
+
+
+@pytest.fixture
+def page(open_page):
+    """A page of 1280 x 900 with reduced motion."""
+    return open_page()
+
+
+def _is_own_error(message) -> bool:
+    """An error on the console, unless it is about an address elsewhere (there may be no network)."""
+    elsewhere = re.match(r"https?://(?!127\.0\.0\.1|localhost)", message.location.get("url", ""))
+    return message.type == "error" and not elsewhere
