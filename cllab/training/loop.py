@@ -121,7 +121,8 @@ def _step(ctx: Context, batch: Batch) -> Step:
     outputs = ctx.model(rows.x)
     losses = {"task": task_loss(outputs, rows)}
     for method in ctx.methods:
-        losses |= method.losses(ctx, rows, outputs)
+        for name, loss in method.losses(ctx, rows, outputs).items():
+            losses[_unused(name, losses)] = loss
     # 3. the gradient of the task loss alone, for methods that ask
     if any(method.needs_task_gradient for method in ctx.methods):
         named = {n: p for n, p in ctx.model.named_parameters() if p.requires_grad}
@@ -145,6 +146,12 @@ def _step(ctx: Context, batch: Batch) -> Step:
     for method in ctx.methods:
         method.after_step(ctx, batch)
     return Step(ctx.task_index, ctx.step, values, ctx.info)
+
+
+def _unused(name: str, taken: dict) -> str:
+    """`name`, or "name 2", "name 3" ... where another method's term has it already."""
+    names = [name, *(f"{name} {i}" for i in range(2, len(taken) + 2))]
+    return next(n for n in names if n not in taken)
 
 
 def run(model: nn.Module, stream: Stream, methods: Sequence[Method] = (), *, progress: bool = False, **arguments):

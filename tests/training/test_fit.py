@@ -199,6 +199,13 @@ def test_hooks_run_in_order_and_the_task_gradient_is_alone():
     assert log == [(name, hook) for hook in once for name in "ab"]
 
 
+def test_two_methods_of_one_kind_keep_their_own_terms(stream):
+    events = fit(net(), stream, [EWC(1.0), EWC(2.0), EWC(3.0)], epochs=1)
+    last = [event for event in events if isinstance(event, Step)][-1].losses
+    assert list(last) == ["task", "EWC", "EWC 2", "EWC 3"]
+    assert last["EWC 3"] == pytest.approx(3 * last["EWC"]) and last["EWC"] > 0
+
+
 def test_the_first_method_that_answers_predicts(stream):
     class Always(Method):
         def __init__(self, label):
