@@ -143,14 +143,31 @@ class EWC(Method):
         self.anchors = [Anchor(moved(a["theta_star"]), moved(a["F"])) for a in state["anchors"]]
 
 
+class _Springs(torch.autograd.Function):
+    """The penalty of one tensor with its gradient written down: tracing it would cost twice the time."""
+
+    @staticmethod
+    def forward(ctx, theta: Tensor, theta_star: Tensor, F: Tensor) -> Tensor:
+        moved = theta - theta_star
+        pull = F * moved
+        ctx.save_for_backward(pull)
+        # (1/2) sum_i F_i (theta_i - theta*_i)^2
+        return 0.5 * torch.dot(pull.flatten(), moved.flatten())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, outer: Tensor) -> tuple[Tensor, None, None]:
+        # F_i (theta_i - theta*_i)
+        (pull,) = ctx.saved_tensors
+        return outer * pull, None, None
+
+
 def _penalty(theta: dict[str, Tensor], anchor: Anchor) -> Tensor:
     terms = []
     for name, theta_star in anchor.theta_star.items():
         held = theta[name][: len(theta_star)] if theta_star.ndim else theta[name]
-        moved = held - theta_star
-        # sum_i F_i (theta_i - theta*_i)^2
-        terms.append(torch.dot((anchor.F[name] * moved).flatten(), moved.flatten()))
-    return 0.5 * sum(terms)
+        terms.append(_Springs.apply(held, theta_star, anchor.F[name]))
+    return sum(terms)
 
 
 def _grown(anchor: Anchor, theta: dict[str, Tensor]) -> Anchor:

@@ -154,7 +154,9 @@ def _unused(name: str, taken: dict) -> str:
     return next(n for n in names if n not in taken)
 
 
-def run(model: nn.Module, stream: Stream, methods: Sequence[Method] = (), *, progress: bool = False, **arguments):
+def run(
+    model: nn.Module, stream: Stream, methods: Sequence[Method] = (), *, progress: bool = False, **arguments
+) -> History:
     """Train to the end and return the History; arguments as for `fit`. progress: show a tqdm bar of tasks and steps."""
     events = fit(model, stream, methods, **arguments)
     if not progress:

@@ -34,6 +34,20 @@ def test_value_and_gradient():
     assert torch.equal(model.weight.grad, torch.tensor([[3.0, -1.0]]).double())  # F (theta - theta*)
 
 
+def test_the_gradient_that_is_written_down_is_autograds():
+    source = torch.Generator().manual_seed(0)
+    model = MLP(3, [4], 2).double()
+    star, F = (
+        {n: torch.rand(p.shape, generator=source, dtype=p.dtype) for n, p in model.named_parameters()} for _ in "ab"
+    )
+    traced = 0.5 * sum((F[n] * (p - star[n]) ** 2).sum() for n, p in model.named_parameters())
+    expected = torch.autograd.grad(3 * traced, list(model.parameters()))
+    penalty = quadratic_penalty(model, star, F)
+    gradients = torch.autograd.grad(3 * penalty, list(model.parameters()))
+    assert penalty.item() == pytest.approx(traced.item(), abs=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(gradients, expected, strict=True))
+
+
 def test_zero_with_zero_gradient_at_the_anchor():
     model = MLP(3, [4], 2)
     star = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -45,8 +59,8 @@ def test_zero_with_zero_gradient_at_the_anchor():
 def test_an_anchor_that_is_not_detached_would_do_nothing():
     """The error of seed 002: (p - p.clone()) has the right value and no gradient."""
     model = Point(2.0)
-    attached = {"theta": model.theta.clone() - 1.0}
-    quadratic_penalty(model, attached, {"theta": one(4)}).backward()
+    attached = model.theta.clone() - 1.0
+    (0.5 * 4 * (model.theta - attached) ** 2).sum().backward()
     assert model.theta.grad.item() == 0
     model = Point(2.0)
     quadratic_penalty(model, {"theta": one(1)}, {"theta": one(4)}).backward()

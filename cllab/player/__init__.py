@@ -1,0 +1,68 @@
+"""The player: one JavaScript module that plays every trace, in the lab and in a lesson.
+
+`script()` and `style()` are the module and its style sheet as strings: Streamlit takes them in
+`labs/player.py`, JupyterLab in `cllab.player.widget.Player`, and `page(trace)` is a web page that needs no
+server. The traces themselves are described and made in `cllab.player.traces`.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+from cllab.player.traces import (
+    cell_string,
+    grid_points,
+    herding_trace,
+    round_trace,
+    routing_trace,
+    run_trace,
+    validate_trace,
+)
+
+__all__ = [
+    "cell_string",
+    "grid_points",
+    "herding_trace",
+    "page",
+    "round_trace",
+    "routing_trace",
+    "run_trace",
+    "script",
+    "style",
+    "validate_trace",
+]
+
+FOLDER = Path(__file__).parent
+PARTS = (
+    "player.js",
+    "tools.js",
+    "views_herding.js",
+    "views_herding_panels.js",
+    "views_routing.js",
+    "views_run.js",
+)
+
+
+@functools.cache
+def script() -> str:
+    """The player as one module: its default export serves Streamlit and anywidget, `mount` any page."""
+    return "\n".join((FOLDER / part).read_text(encoding="utf-8") for part in PARTS)
+
+
+@functools.cache
+def style() -> str:
+    """The player's style sheet; every rule begins with `.cllab-player`, so it touches nothing else."""
+    return (FOLDER / "player.css").read_text(encoding="utf-8")
+
+
+def page(trace: dict, step: int = 0, autoplay: bool = False) -> str:
+    """A complete web page that plays `trace` without a server; raises like `validate_trace`."""
+    options = {"trace": validate_trace(trace), "step": step, "autoplay": autoplay}
+    options = json.dumps(options, allow_nan=False).replace("<", "\\u003c")  # no tag ends the script early
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>cllab player</title><style>{style()}</style></head>
+<body><main></main><script type="module">
+{script()}
+window.player = mount(document.querySelector("main"), {options});
+</script></body></html>"""

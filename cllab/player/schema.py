@@ -1,0 +1,136 @@
+"""What every trace must be: plain, rounded, versioned, complete."""
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+
+VERSION = 1
+KEYS = {
+    "herding": ("points", "owner", "names", "classes"),
+    "routing": ("experts", "k", "capacity", "overflow", "kinds", "tokens"),
+    "run": ("tasks", "extent", "grid", "samples", "runs"),
+}
+STEP_KEYS = {
+    "herding": (
+        "phase", "class", "k", "target", "distances", "candidates", "tied", "chosen", "mean", "class_mean",
+        "error", "memory", "capacity", "quota", "means",
+    ),
+    "routing": ("step", "expert", "weight", "kept", "load", "importance", "dropped", "losses", "accuracy"),
+    "run": ("step", "task"),
+}  # fmt: skip
+
+
+def round_trace(value, digits: int = 4):
+    """`value` as plain JSON: floats rounded to `digits`, NaN and infinity as None, tensors as lists.
+
+    Dicts get string keys, tuples become lists. TypeError names the type of anything that JSON cannot hold.
+    """
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if hasattr(value, "tolist"):  # tensors, arrays and their scalars
+        return round_trace(value.tolist(), digits)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        # + 0.0 turns -0.0 into 0.0
+        return round(float(value), digits) + 0.0 if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): round_trace(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [round_trace(item, digits) for item in value]
+    raise TypeError(f"a trace holds numbers, strings, lists and dicts, got {type(value).__name__}")
+
+
+def validate_trace(trace: dict) -> dict:
+    """`trace` itself when the player can play it; else ValueError or TypeError naming the wrong key."""
+    if not isinstance(trace, dict):
+        raise TypeError(f"trace must be a dict, got {type(trace).__name__}")
+    if trace.get("v") != VERSION:
+        raise ValueError(f"trace['v'] must be {VERSION}, got {trace.get('v')!r}")
+    kind = trace.get("kind")
+    if kind not in KEYS:
+        raise ValueError(f"trace['kind'] must be one of {', '.join(KEYS)}, got {kind!r}")
+    _has("trace", trace, ("title", "alt", "steps", *KEYS[kind]))
+    if not isinstance(trace["steps"], list) or not trace["steps"]:
+        raise ValueError("trace['steps'] must be a list of at least one step")
+    for i, step in enumerate(trace["steps"]):
+        if not isinstance(step, dict):
+            raise TypeError(f"trace['steps'][{i}] must be a dict, got {type(step).__name__}")
+        _has(f"trace['steps'][{i}]", step, ("text", *STEP_KEYS[kind]))
+    _plain("trace", trace)
+    {"herding": _herding, "routing": _routing, "run": _run}[kind](trace)
+    return trace
+
+
+def _has(name: str, found: dict, keys: tuple[str, ...]) -> None:
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ValueError(f"{name} lacks {', '.join(map(repr, missing))}")
+
+
+def _plain(name: str, value) -> None:
+    """Plain JSON all through: strings, finite numbers, None, lists, and dicts with string keys."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{name} must have string keys, got {key!r}")
+            _plain(f"{name}[{key!r}]", item)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            if type(item) not in (int, str):  # the common case goes without building a name
+                _plain(f"{name}[{i}]", item)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
+    elif value is not None and not isinstance(value, (str, int)):
+        raise TypeError(f"{name} must be plain JSON, got {type(value).__name__}")
+
+
+def _length(name: str, value, n: int) -> None:
+    if not isinstance(value, list) or len(value) != n:
+        found = len(value) if isinstance(value, list) else type(value).__name__
+        raise ValueError(f"{name} must be a list of {n}, got {found}")
+
+
+def _herding(trace: dict) -> None:
+    n = len(trace["points"])
+    for key in ("owner", "names"):
+        _length(f"trace[{key!r}]", trace[key], n)
+    for i, step in enumerate(trace["steps"]):
+        name = f"trace['steps'][{i}]"
+        stored = [place for places in step["memory"].values() for place in places]
+        places = [step["chosen"], *step["candidates"], *step["tied"], *stored]
+        if any(place is not None and not 0 <= place < n for place in places):
+            raise ValueError(f"{name} must name points from 0 to {n - 1}, got {places}")
+        if step["distances"] is not None:
+            _length(f"{name}['distances']", step["distances"], trace["owner"].count(step["class"]))
+
+
+def _routing(trace: dict) -> None:
+    n, n_experts, k = len(trace["tokens"]), trace["experts"], trace["k"]
+    for i, step in enumerate(trace["steps"]):
+        name = f"trace['steps'][{i}]"
+        for key in ("load", "importance"):
+            _length(f"{name}[{key!r}]", step[key], n_experts)
+        for key in ("expert", "weight", "kept"):
+            _length(f"{name}[{key!r}]", step[key], n)
+            for row in step[key]:
+                _length(f"a row of {name}[{key!r}]", row, k)
+        if any(not 0 <= e < n_experts for row in step["expert"] for e in row):
+            raise ValueError(f"{name}['expert'] must name experts from 0 to {n_experts - 1}")
+
+
+def _run(trace: dict) -> None:
+    if not trace["runs"]:
+        raise ValueError("trace['runs'] must hold at least one run")
+    tasks, cells = len(trace["tasks"]), (trace["grid"] or 0) ** 2
+    for r, run in enumerate(trace["runs"]):
+        _has(f"trace['runs'][{r}]", run, ("name", "frames"))
+        _length(f"trace['runs'][{r}]['frames']", run["frames"], len(trace["steps"]))
+        for f, frame in enumerate(run["frames"]):
+            name = f"trace['runs'][{r}]['frames'][{f}]"
+            _has(name, frame, ("step", "task", "accuracy", "R"))
+            _length(f"{name}['accuracy']", frame["accuracy"], tasks)
+            _length(f"{name}['R']", frame["R"], tasks)
+            if frame.get("cells") is not None and len(frame["cells"]) != cells:
+                raise ValueError(f"{name}['cells'] must have {cells} digits, got {len(frame['cells'])}")

@@ -1,0 +1,37 @@
+"""Traces: what an algorithm did, step by step, as plain JSON that the player and the plots draw.
+
+Every trace is a dict {"v": 1, "kind": ..., "title": ..., "alt": ..., "steps": [...]} of strings, lists, None
+and numbers rounded to four digits. Every step has a "text": one sentence with its numbers. Indices count
+from 0. An optional "ms" is how long a step lasts when it plays, an optional "palette" lists other colours.
+
+herding  points [N][2], owner [N] (class index), names [N], classes [C]; optional plane (True where the
+         features are the two drawn coordinates), images [N][64] from 0 to 16, x_label, y_label, query [2],
+         ask (False: no query point).
+         step: phase "arrive" | "truncate" | "tie" | "herd" | "ncm"; class; k; target [2] (where the next
+         exemplar should lie); class_mean [2]; distances (squared, to the target, one per point of the
+         class, None once chosen); candidates and tied (point indices); chosen; mean [2] and error of what
+         is chosen so far; memory {class: point indices in herding order}; capacity K; quota m;
+         means {class: [2]} of the memory; optional available (classes whose data are at hand), query [2].
+routing  experts E, k, capacity, overflow, kinds, tokens [N] of {label, kind}; optional formulas {loss: text}.
+         step: step, expert [N][k], weight [N][k], kept [N][k], load [E], importance [E], dropped,
+         losses {name: number}, accuracy; optional wanted [N][k], the choice before capacity.
+run      tasks [T], extent [x0, x1, y0, y1] or None, grid n, samples [[x, y, class]], runs [{name, frames}]
+         with frames [{step, task, accuracy [T], R [T][T], cells}]; cells is a string of n*n base-36 digits,
+         the predicted class of every cell, row by row from y0; optional classes and class_colours.
+         step: step, task. Steps and the frames of every run stand side by side.
+"""
+
+from cllab.player.from_herding import herding_trace
+from cllab.player.from_routing import routing_trace
+from cllab.player.from_runs import cell_string, grid_points, run_trace
+from cllab.player.schema import round_trace, validate_trace
+
+__all__ = [
+    "cell_string",
+    "grid_points",
+    "herding_trace",
+    "round_trace",
+    "routing_trace",
+    "run_trace",
+    "validate_trace",
+]

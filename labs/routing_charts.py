@@ -1,0 +1,57 @@
+"""The routing page's curves: accuracy and the named terms of the loss, as Vega-Lite dicts."""
+
+import pandas as pd
+import streamlit as st
+
+from labs import routing_traces as traces
+
+COLOURS = {"A": "#0072B2", "B": "#E69F00"}
+STEP = {"field": "step", "type": "quantitative", "title": "training step"}
+RUN = {"field": "run", "type": "nominal", "title": "run", "legend": {"orient": "top"}}
+ACCURACY = {
+    "height": 240,
+    "mark": {"type": "line"},
+    "encoding": {
+        "x": STEP,
+        "y": {
+            "field": "value",
+            "type": "quantitative",
+            "title": "accuracy (test rows)",
+            "scale": {"domain": [0, 1]},
+        },
+        "color": {**RUN, "scale": {"domain": list(COLOURS), "range": list(COLOURS.values())}},
+        "strokeDash": RUN,
+        "tooltip": [
+            {"field": "run"},
+            {"field": "step"},
+            {"field": "value", "title": "accuracy", "format": ".3f"},
+        ],
+    },
+}
+LOSSES = {
+    "height": 240,
+    "mark": {"type": "line"},
+    "encoding": {
+        "x": STEP,
+        "y": {"field": "value", "type": "quantitative", "title": "loss term (training rows)"},
+        "color": {
+            "field": "what", "type": "nominal", "title": "term", "legend": {"orient": "top"},
+            "scale": {"domain": ["task", "balance"], "range": ["#009E73", "#CC79A7"]},
+        },
+        "strokeDash": RUN,
+        "tooltip": [{"field": "run"}, {"field": "what"}, {"field": "step"}, {"field": "value", "format": ".4f"}],
+    },
+}  # fmt: skip
+
+
+def show_curves(shown: dict[str, dict]) -> None:
+    """Accuracy and the named terms of the loss over the training steps."""
+    rows = pd.DataFrame(traces.curves(shown))
+    left, right = st.columns(2)
+    accuracy = rows[rows["what"] == "accuracy"]
+    ends = ", ".join(f"{name} {trace['steps'][-1]['accuracy']:.2f}" for name, trace in shown.items())
+    left.vega_lite_chart(
+        accuracy, ACCURACY, alt=f"Test accuracy over training steps, at the end {ends}", key="moe_accuracy"
+    )
+    losses = rows[rows["what"] != "accuracy"]
+    right.vega_lite_chart(losses, LOSSES, alt="Task loss and balance loss over training steps", key="moe_losses")
