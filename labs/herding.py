@@ -57,7 +57,7 @@ class Settings(Controls):
 
 def main() -> None:
     page = Settings("herd")
-    page.head("Herding steps", LOOK)
+    page.head("Herding steps", LOOK, lesson="01")
     page.presets(PRESETS, on_pick=picked, claims=CLAIMS)
     about = "Fifteen points by hand, real images, or the error of herding beside that of random choices."
     view = page.choice("view", "View", list(VIEWS), "By hand", help=about, label_visibility="collapsed")
@@ -65,6 +65,7 @@ def main() -> None:
     page.finish()
     note = "`herding_steps` checks its arguments and runs `_greedy`; the player shows what each step yields."
     show_code(herding_steps, _greedy, quota, nearest_class_mean, note=note)
+    st.caption("Lesson 01 shows the forgetting that a memory of exemplars repairs; lesson 04, iCaRL, is planned.")
 
 
 def picked(label: str) -> None:

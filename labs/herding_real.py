@@ -10,7 +10,7 @@ from labs.player import player
 TRIOS = {"3, 5 then 8": (3, 5, 8), "4, 7 then 9": (4, 7, 9), "0, 1 then 2": (0, 1, 2)}
 SOURCES = ("toy class A", *(f"digit {i}" for i in range(10)))
 DEFAULTS = {
-    "trio": "3, 5 then 8", "images": 12, "source": "digit 3", "m": 20, "features": "network", "unit": False,
+    "trio": "3, 5 then 8", "images": 6, "source": "digit 3", "m": 20, "features": "network", "unit": False,
 }  # fmt: skip
 COLOURS = {"herding": "#0072B2", "random order": "#E69F00"}
 
@@ -74,7 +74,7 @@ def show_random(page: Controls) -> None:
         middle = curves.iloc[len(curves) // 2]
         st.markdown(
             f"At m = {middle['m']:.0f} the mean of herding's exemplars is **{middle['herding']:.3f}** from the class "
-            f"mean, that of a random choice **{middle['median']:.3f}** (median of 200 orders; the band holds 80% of them). "
+            f"mean, that of a random choice **{middle['median']:.3f}** (median of 200 orders; the band holds 80%). "
             + (f"Herding's error is larger than one step before at m = {', '.join(map(str, rises))}: " if rises else "")
             + "each choice is the best *next* one, and the error need not fall at every step. "
             "With all points chosen it is 0 for both."
@@ -83,7 +83,7 @@ def show_random(page: Controls) -> None:
             st.caption("The toy's two features, five points: the network and the pixels play no part here.")
 
 
-X = {"field": "m", "type": "quantitative", "title": "exemplars m", "axis": {"tickMinStep": 1}}
+X = {"field": "m", "type": "quantitative", "title": "exemplars m", "axis": {"tickMinStep": 1}, "scale": {"zero": False}}
 Y = {"type": "quantitative", "title": "‖exemplar mean − class mean‖"}
 TOOLTIP = [
     {"field": "m", "title": "m"},

@@ -50,7 +50,7 @@ PICTURE_FIRST = """<style>@media (max-width: 640px) {
 
 def main() -> None:
     page = Controls("moe")
-    page.head("Expert routing", LOOK)
+    page.head("Expert routing", LOOK, lesson="01")
     page.presets(PRESETS, on_pick=picked, claims=CLAIMS)
     st.html(PICTURE_FIRST)
     board = st.container(key="moe_board")
@@ -60,6 +60,7 @@ def main() -> None:
     with board.container(key="moe_runs"):
         show_runs(ours, theirs, predict)
     show_code(route, MoE, balance_loss, note="What sends a token to its experts, the layer, and the balance loss.")
+    st.caption("Lesson 01 shows the forgetting that separate experts are to prevent; lesson 13, experts, is planned.")
 
 
 def picked(label: str) -> None:

@@ -87,7 +87,7 @@ def train(
             "balance": f"α · E · Σ f·P with α = {alpha:g}, on the training rows, {when}",
         },
         title=describe(experts, k, capacity_factor, overflow, alpha),
-        alt=f"{n} tokens of four kinds, {experts} experts: lines show where the router sends each token while it trains.",
+        alt=f"{n} tokens of four kinds, {experts} experts: lines show where the router sends each token in training.",
     )
 
 

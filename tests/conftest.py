@@ -18,6 +18,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if BROWSER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.browser)
+        if hasattr(item, "module") and hasattr(item.module, "AppTest"):
+            item.add_marker(pytest.mark.slow)  # a page is run for each of them
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +76,9 @@ def page(open_page):
 
 
 def _is_own_error(message) -> bool:
-    """An error on the console, unless it is about an address elsewhere (there may be no network)."""
-    elsewhere = re.match(r"https?://(?!127\.0\.0\.1|localhost)", message.location.get("url", ""))
-    return message.type == "error" and not elsewhere
+    """An error on the console, unless it is about an address elsewhere (there may be no network) or is how Streamlit
+    finds its server when the address of a page is opened: it asks below that page first and is told 404."""
+    address = message.location.get("url", "")
+    elsewhere = re.match(r"https?://(?!127\.0\.0\.1|localhost)", address)
+    searching = re.search(r"/_stcore/(health|host-config)$", address)
+    return message.type == "error" and not elsewhere and not searching

@@ -101,15 +101,13 @@ def test_the_makefiles_environment_holds_the_pinned_versions():
     [
         ("cllab", ("lessons",)),
         ("labs", ("lab",)),
-        ("notebooks", ("lessons",)),
+        ("notebooks", ("lessons", "test")),
         ("tests", ("lab", "lessons", "test")),
     ],
 )
 def test_what_is_imported_is_declared(folder, extras):
     """Every package that the code under `folder` imports is one that pyproject.toml names for it."""
     declared = set(requirements(*extras)) | {"cllab", "labs", "tests"}
-    if folder == "notebooks":
-        declared |= {"nbval"}
     for path in (ROOT / folder).rglob("*.py"):
         for name in imported_packages(path):
             known = name in sys.stdlib_module_names or IMPORT_NAMES.get(name, name) in declared

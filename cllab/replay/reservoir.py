@@ -22,9 +22,9 @@ def reservoir_slots(n_seen: int, draws: Tensor, capacity: int) -> Tensor:
     """Slot of each offered row, -1 for rejected ones: int64 [B].
 
     n_seen: offers before these. draws: int64 [B], draws[i] uniform on {0, ..., n_seen + i}, the 0-based number of
-    the row itself included; it decides only once the memory is full.
+    the row itself included; it decides only once the memory is full. Leading dimensions are separate streams.
     """
-    n = n_seen + torch.arange(1, len(draws) + 1)
+    n = n_seen + torch.arange(1, draws.shape[-1] + 1)
     # fill the slots in order, then the drawn slot if there is one
     slot = torch.where(n <= capacity, n - 1, draws)
     return torch.where(slot < capacity, slot, -1)

@@ -345,7 +345,7 @@ plt.show()
 # Move it yourself. On the left fine-tuning, on the right experience replay (经验回放): 20 stored points of A take part in
 # every step on B. Replay does not merely hold fine-tuning back: it finds another map, the chequerboard that serves both
 # tasks, like the star of section 4. With the lab open (`make app`), the page
-# [Forgetting curves](http://localhost:8501/forgetting?fc_stream=clusters&fc_scenario=domain&fc_hidden=16&fc_seed=1)
+# [Forgetting curves](http://localhost:8501/?fc_stream=clusters&fc_scenario=domain&fc_hidden=16&fc_seed=1)
 # trains on such points live.
 
 # %% tags=["nbval-ignore-output"]

@@ -24,6 +24,7 @@ def test_targets():
     assert machine(CPU)["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 def test_loops_time_what_they_say():
     rows = overhead.loops(rounds=2, steps=2, device=CPU)
     assert [row.name.split(" /")[0] for row in rows] == ["fine-tuning", "replay", "EWC"]

@@ -135,6 +135,7 @@ def test_springs_start_slack_and_tighten(stream):
     assert all("EWC" not in e.losses for e in events if isinstance(e, Step) and e.task == 0)
 
 
+@pytest.mark.slow
 def test_ewc_remembers_what_fine_tuning_forgets():
     """Permuted digits, domain-incremental, three seeds."""
     stream = permuted(digits().take(400), 3)

@@ -65,6 +65,7 @@ def test_rows_are_offered_once_however_many_epochs(stream):
     assert len(replay.memory) == 50
 
 
+@pytest.mark.slow
 def test_memory_is_a_fair_share_of_all_tasks(stream):
     shares = torch.zeros(5)
     for seed in range(40):

@@ -94,13 +94,12 @@ def test_of_two_rows_for_one_slot_the_later_stays():
 def test_chi_square_over_many_streams():
     K, n, runs = 5, 50, 20_000
     draws = draw_below(torch.arange(1, n + 1).repeat(runs), generator(11)).view(runs, n)
-    counts = torch.zeros(n)
-    for row in draws:
-        slots = reservoir_slots(0, row, K)
-        memory = torch.full((K,), -1)
-        for i in (slots >= 0).nonzero().flatten().tolist():
-            memory[slots[i]] = i
-        counts[memory] += 1
+    slots = reservoir_slots(0, draws, K)
+    memory = torch.full((runs, K), -1)
+    for row in range(n):  # what is written last stays
+        stored = (slots[:, row] >= 0).nonzero().flatten()
+        memory[stored, slots[stored, row]] = row
+    counts = memory.flatten().bincount(minlength=n)
     expected = runs * K / n
     statistic = float(((counts - expected) ** 2).sum() / (expected * (1 - K / n)) * (n - 1) / n)
     assert 0.001 < stats.chi2.sf(statistic, n - 1) < 0.999

@@ -125,6 +125,7 @@ def test_offline_without_a_copy_says_what_to_do(monkeypatch):
         mnist()
 
 
+@pytest.mark.slow
 def test_openml_rows_become_the_usual_split(monkeypatch):
     class Table:
         data = np.tile(np.arange(70_000, dtype=np.float32)[:, None] % 256, (1, 784))

@@ -1,6 +1,7 @@
 """Which browser the tests take, and what happens where there is none."""
 
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -60,6 +61,7 @@ def test_where_ci_is_true_they_fail_instead(monkeypatch):
 def test_what_is_missing_is_installed_in_order(monkeypatch, bare_machine, capsys):
     """Playwright's own first, then Debian's package; with neither, a sentence says what follows."""
     tried = []
+    monkeypatch.setattr(browser, "sync_playwright", nullcontext)
     monkeypatch.setattr(browser, "launch", lambda playwright: None)
     monkeypatch.setattr(browser, "_try", lambda command, environment: tried.append(command))
     monkeypatch.setattr(browser.shutil, "which", lambda name: "apt-get" if name == "apt-get" else None)

@@ -135,6 +135,7 @@ def test_the_global_generator_is_not_touched(stream):
     assert torch.equal(expected, torch.rand(3))
 
 
+@pytest.mark.slow
 def test_ranking_on_digits():
     """Class-incremental, three seeds: joint above replay above fine-tuning, with room."""
     stream = split(digits(), 2)
