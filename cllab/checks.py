@@ -22,16 +22,27 @@ def number(name: str, value, low: float, high: float = math.inf) -> float:
     """`value` as a finite float in [low, high]; TypeError for anything that is not a real number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    if not math.isfinite(value) or not low <= value <= high:
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond the floats
+        result = math.inf
+    if not math.isfinite(result) or not low <= result <= high:
         allowed = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ValueError(f"{name} must be finite and {allowed}, got {value}")
-    return float(value)
+    return result
 
 
 def choice(name: str, value, allowed: tuple[str, ...]) -> str:
     """`value` if it is one of `allowed`."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def flag(name: str, value) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 

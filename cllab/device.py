@@ -7,6 +7,8 @@ import torch
 
 from cllab import checks
 
+DEVICES = "'auto', 'cpu', 'cuda' or 'cuda:0' and so on"
+
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
     """The device called `name`; "auto" is CUDA where there is one, else the CPU.
@@ -18,7 +20,9 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:0' and so on, got {name!r}") from error
+        raise ValueError(f"device must be {DEVICES}, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be {DEVICES}, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} asked for, but this machine has {torch.cuda.device_count()} CUDA devices")
     return device
@@ -31,7 +35,7 @@ def generator(seed: int, purpose: str = "") -> torch.Generator:
     a run never changes the order of the data. Drawing on the CPU and moving the result keeps a GPU run on the same
     numbers as a CPU run.
     """
-    checks.integer("seed", seed, 0, 2**63 - 1)
+    seed = checks.integer("seed", seed, 0, 2**63 - 1)
     source = torch.Generator(device="cpu")
     source.manual_seed(seed if not purpose else (seed * 1_000_003 + zlib.crc32(purpose.encode())) % 2**63)
     return source
@@ -45,10 +49,11 @@ def cpu_threads(count: int | None):
     measured up to 40 times slower.
     """
     before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(checks.integer("threads", count, 1))
+    changes = count is not None and checks.integer("threads", count, 1) != before
+    if changes:
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        if count is not None:
+        if changes:
             torch.set_num_threads(before)

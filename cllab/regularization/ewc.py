@@ -40,9 +40,13 @@ def quadratic_penalty(model: nn.Module, theta_star: dict[str, Tensor], F: dict[s
     Rows that a tensor has grown since (its first dimension only) carry no penalty. Raises ValueError listing the
     names that the model lacks or whose shapes do not fit, and for negative or non-finite F.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     theta = dict(model.named_parameters())
     _check_fits(theta, theta_star, F)
     for name, value in F.items():
+        if not bool(torch.isfinite(theta_star[name]).all()):
+            raise ValueError(f"theta_star must be finite, {name} is not")
         if not bool(torch.isfinite(value).all()) or bool((value < 0).any()):
             raise ValueError(f"F must be finite and not negative, {name} is not")
     return _penalty(theta, Anchor(theta_star, F))
@@ -53,6 +57,7 @@ def proximal_step(theta: Tensor, anchors: Sequence[tuple[Tensor, Tensor]], step:
 
     anchors: pairs (theta*_k, F_k). step: lr lam.
     """
+    checks.number("step", step, 0.0)
     # theta <- (theta + step sum_k F_k theta*_k) / (1 + step sum_k F_k)
     pulled = theta + step * sum(F * theta_star for theta_star, F in anchors)
     return pulled / (1 + step * sum(F for _, F in anchors))
@@ -79,30 +84,32 @@ class EWC(Method):
         batch_size: int | None = None,
     ):
         self.lam = checks.number("lam", lam, 0.0)
-        self.keep = checks.choice("anchors", anchors, ("online", "separate"))
+        self.anchors = checks.choice("anchors", anchors, ("online", "separate"))
         self.step = checks.choice("step", step, ("penalty", "proximal"))
         self.gamma = checks.number("gamma", gamma, 0.0, 1.0)
         self.labels = checks.choice("labels", labels, ESTIMATORS)
         self.n_samples = None if n_samples is None else checks.integer("n_samples", n_samples, 1)
         self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
-        self.anchors: list[Anchor] = []
+        self.held: list[Anchor] = []  # one anchor, or one per task
 
     def start_run(self, ctx: Context) -> None:
-        self.anchors = []
+        self.held = []
         self.device = ctx.device
 
     def losses(self, ctx: Context, batch: Batch, outputs: Tensor) -> dict[str, Tensor]:
-        if self.step == "proximal" or not self.anchors:
+        if self.step == "proximal" or not self.held:
             return {}
         theta = dict(ctx.model.named_parameters())
-        return {"EWC": self.lam * sum(_penalty(theta, anchor) for anchor in self.anchors)}
+        return {"EWC": self.lam * sum(_penalty(theta, anchor) for anchor in self.held)}
 
     @torch.no_grad()
     def after_step(self, ctx: Context, batch: Batch) -> None:
-        if self.step == "penalty" or not self.anchors:
+        if self.step == "penalty" or not self.held:
             return
         for name, theta in ctx.model.named_parameters():
-            held = [(a.theta_star[name], a.F[name]) for a in self.anchors if name in a.F]
+            if not theta.requires_grad:
+                continue
+            held = [(a.theta_star[name], a.F[name]) for a in self.held if name in a.F]
             if held:
                 old = theta[: len(held[0][0])] if theta.ndim else theta
                 old.copy_(proximal_step(old, held, ctx.lr * self.lam))
@@ -116,13 +123,16 @@ class EWC(Method):
             ctx.model, x, y, self.labels, allowed=ctx.allowed(ctx.task_index), batch_size=self.batch_size,
             generator=self.generator,
         )  # fmt: skip
-        theta_star = {n: p.detach().clone() for n, p in ctx.model.named_parameters() if p.requires_grad}
-        self.anchors = [_grown(anchor, theta_star) for anchor in self.anchors]
-        if self.keep == "online" and self.anchors:
+        named = dict(ctx.model.named_parameters())
+        names = [n for n, p in named.items() if p.requires_grad or any(n in anchor.F for anchor in self.held)]
+        theta_star = {name: named[name].detach().clone() for name in names}
+        F = {name: F.get(name, torch.zeros_like(theta_star[name])) for name in names}  # 0 where frozen in this task
+        self.held = [_grown(anchor, theta_star) for anchor in self.held]
+        if self.anchors == "online" and self.held:
             # F <- gamma F + F_new
-            F = {name: self.gamma * old + F[name] for name, old in self.anchors.pop().F.items()}
-        self.anchors.append(Anchor(theta_star, F))
-        largest = max(sum(anchor.F[name] for anchor in self.anchors).max().item() for name in F)
+            F = {name: self.gamma * old + F[name] for name, old in self.held.pop().F.items()}
+        self.held.append(Anchor(theta_star, F))
+        largest = max(sum(anchor.F[name] for anchor in self.held).max().item() for name in F)
         stability = ctx.lr * self.lam * largest
         plain_sgd = type(ctx.optimizer) is torch.optim.SGD
         if self.step == "penalty" and plain_sgd and stability > 2:
@@ -134,13 +144,13 @@ class EWC(Method):
         yield Phase("Fisher", {"labels": self.labels, "max": largest, "lr * lam * max F": stability})
 
     def state_dict(self) -> dict:
-        return {"anchors": [anchor._asdict() for anchor in self.anchors]}
+        return {"anchors": [anchor._asdict() for anchor in self.held]}
 
     def load_state_dict(self, state: dict) -> None:
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value.to(self.device) for name, value in tensors.items()}
 
-        self.anchors = [Anchor(moved(a["theta_star"]), moved(a["F"])) for a in state["anchors"]]
+        self.held = [Anchor(moved(a["theta_star"]), moved(a["F"])) for a in state["anchors"]]
 
 
 class _Springs(torch.autograd.Function):
@@ -182,6 +192,9 @@ def _grown(anchor: Anchor, theta: dict[str, Tensor]) -> Anchor:
 
 
 def _check_fits(theta: dict[str, Tensor], theta_star: dict[str, Tensor], F: dict[str, Tensor]) -> None:
+    for name, tensors in (("theta_star", theta_star), ("F", F)):
+        if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+            raise TypeError(f"{name} must be a dict of tensors by parameter name")
     if not theta_star:
         raise ValueError("theta_star must hold at least one parameter")
     if set(theta_star) != set(F):

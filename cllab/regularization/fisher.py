@@ -24,6 +24,7 @@ from cllab import checks
 from cllab.device import generator as seeded
 from cllab.models import MLP
 from cllab.training.batch import masked
+from cllab.training.evaluating import evaluating
 
 ESTIMATORS = ("model", "sampled", "true", "batched")
 
@@ -50,37 +51,37 @@ def fisher_diagonal(
     """
     checks.choice("labels", labels, ESTIMATORS)
     checks.integer("chunk", chunk, 1)
-    if not isinstance(x, Tensor) or x.ndim == 0:
-        raise TypeError(f"x must be a torch.Tensor of rows, got {type(x).__name__}")
-    checks.floats("x", x)
+    if batch_size is not None:
+        checks.integer("batch_size", batch_size, 1)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model must have at least one trainable parameter")
-    was_training = [module.training for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = _two_columns(model(x))
+    checks.floats("x", x)
+    with evaluating(model):
+        logits = _answers(model, x)
         allowed = _classes(allowed, logits)
-        if labels in ("true", "batched"):
-            if y is None:
-                raise ValueError(f"y must be given for labels={labels!r}")
+        if y is not None:
             checks.labels("y", y, n=len(x), n_classes=logits.shape[1])
             if not bool(allowed[y].all()):
                 raise ValueError("y must only hold allowed classes")
+        elif labels in ("true", "batched"):
+            raise ValueError(f"y must be given for labels={labels!r}")
         if labels == "batched":
-            return _batched(model, x, y, allowed, batch_size)
-        p = masked(logits, allowed).softmax(dim=1)
-        if not bool(torch.isfinite(p).all()):
-            raise ValueError("model must give finite logits for x")
-        if labels == "sampled":
-            source = seeded(0, "sampled labels") if generator is None else generator
-            y = torch.multinomial(p.cpu(), 1, generator=source).flatten().to(x.device)
-        weights = p if labels == "model" else F.one_hot(y, p.shape[1]).to(p)
-        squares = _squares_of_linears if _only_linears(model) else _squares_by_vmap
-        return _mean_of_squares(model, x, weights, allowed, squares, chunk)
-    finally:
-        for module, mode in zip(model.modules(), was_training, strict=True):
-            module.training = mode
+            F_diagonal = _batched(model, x, y, allowed, batch_size)
+        else:
+            p = masked(logits, allowed).softmax(dim=1)
+            if labels == "sampled":
+                source = seeded(0, "sampled labels") if generator is None else generator
+                y = torch.multinomial(p.cpu(), 1, generator=source).flatten().to(x.device)
+            weights = p if labels == "model" else F.one_hot(y, p.shape[1]).to(p)
+            squares = _squares_of_linears if _only_linears(model) else _squares_by_vmap
+            F_diagonal = _mean_of_squares(model, x, weights, allowed, squares, chunk)
+    if not all(bool(torch.isfinite(value).all()) for value in F_diagonal.values()):
+        raise ValueError("x must be smaller: the squared gradients of the model overflow")
+    return F_diagonal
 
 
 def log_probability(logits: Tensor, label: int, allowed: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def _mean_of_squares(model, x, weights, allowed, squares: Callable, chunk: int) 
 
 
 def _squares_by_vmap(model, x, label: int, weight, allowed) -> dict[str, Tensor]:
-    """sum_n weight[n] g_n^2 with one gradient g_n per row, for any model: [P] per parameter."""
+    """sum_n weight[n] g_n^2 with one gradient g_n per row: like each parameter. One row at a time where vmap fails."""
     frozen = {n: p.detach() for n, p in model.named_parameters() if not p.requires_grad}
     theta = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
@@ -108,7 +109,11 @@ def _squares_by_vmap(model, x, label: int, weight, allowed) -> dict[str, Tensor]
         logits = functional_call(model, {**theta, **frozen}, (row[None],))
         return log_probability(_two_columns(logits), label, allowed)[0]
 
-    per_row = vmap(grad(row_log_probability), in_dims=(None, 0))(theta, x)
+    try:
+        per_row = vmap(grad(row_log_probability), in_dims=(None, 0))(theta, x)
+    except RuntimeError:  # the model takes decisions that depend on its values, as a router does
+        rows = [grad(row_log_probability)(theta, row) for row in x]
+        per_row = {name: torch.stack([row[name] for row in rows]) for name in theta}
     return {name: torch.einsum("n,n...->...", weight, g.square()) for name, g in per_row.items()}
 
 
@@ -144,7 +149,7 @@ def _squares_of_linears(model, x, label: int, weight, allowed) -> dict[str, Tens
 
 def _batched(model, x, y, allowed, batch_size: int | None) -> dict[str, Tensor]:
     """Mean over batches of (mean over the batch of d ln p(y | x) / d theta)^2."""
-    size = len(x) if batch_size is None else checks.integer("batch_size", batch_size, 1)
+    size = len(x) if batch_size is None else batch_size
     theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in theta.items()}
     batches = range(0, len(x), size)
@@ -162,10 +167,24 @@ def _only_linears(model: nn.Module) -> bool:
     """Whether all parameters are trainable and in linear layers used once on rows [N, features], as in an MLP."""
     owners = [m for m in model.modules() if list(m.parameters(recurse=False))]
     return (
-        isinstance(model, MLP | nn.Linear)
-        and all(isinstance(owner, nn.Linear) for owner in owners)
+        type(model) in (MLP, nn.Linear)
+        and all(type(owner) is nn.Linear for owner in owners)
         and all(p.requires_grad for p in model.parameters())
     )
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's logits for x, with what may be wrong about them said in terms of the arguments."""
+    try:
+        logits = _two_columns(model(x))
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"x must be rows that model accepts, {tuple(x.shape)} of {x.dtype} are not: {error}"
+        ) from error
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("model must give finite logits for x")
+    return logits
 
 
 def _two_columns(logits: Tensor) -> Tensor:
@@ -180,6 +199,7 @@ def _classes(allowed: Tensor | None, logits: Tensor) -> Tensor:
         return torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
     if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
         raise TypeError("allowed must be a bool tensor [C]")
-    if allowed.ndim != 1 or len(allowed) > logits.shape[1] or not bool(allowed.any()):
+    if allowed.ndim != 1 or not bool(allowed[: logits.shape[1]].any()):
         raise ValueError(f"allowed must name at least one of {logits.shape[1]} classes, got {allowed.tolist()}")
-    return F.pad(allowed, (0, logits.shape[1] - len(allowed)), value=False).to(logits.device)
+    spare = logits.shape[1] - len(allowed)  # as in `masked`: a head may be wider, or have still to grow
+    return F.pad(allowed, (0, spare), value=False).to(logits.device)

@@ -10,7 +10,8 @@ nothing to forget.
 """
 
 from cllab import checks
-from cllab.replay.reservoir import Reservoir
+from cllab.device import generator
+from cllab.replay.reservoir import MOST, Reservoir
 from cllab.training import Batch, Context, Method
 
 
@@ -22,11 +23,12 @@ class ExperienceReplay(Method):
     """
 
     def __init__(self, capacity: int, batch_size: int | None = None, rho: float = 0.5):
-        self.capacity = checks.integer("capacity", capacity, 1)
+        self.capacity = checks.integer("capacity", capacity, 1, MOST)
         self.batch_size = None if batch_size is None else checks.integer("batch_size", batch_size, 1)
         self.rho = checks.number("rho", rho, 0.0, 1.0)
         if rho == 1.0:
             raise ValueError("rho must be below 1: nothing would be learned of the new task")
+        self.memory = Reservoir(self.capacity, generator(0))
 
     def start_run(self, ctx: Context) -> None:
         self.memory = Reservoir(self.capacity, self.generator)

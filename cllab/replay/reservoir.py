@@ -10,12 +10,16 @@ implementations do, keeps newcomers too often: P = K / (n - 1) instead of K / n.
 Slots are not random (the first row can only ever sit in slot 0): `sample` shuffles.
 """
 
+import keyword
 from collections import namedtuple
 
 import torch
 from torch import Tensor
 
 from cllab import checks
+
+MOST = 2**62
+"""The longest stream: draws are 62 random bits."""
 
 
 def reservoir_slots(n_seen: int, draws: Tensor, capacity: int) -> Tensor:
@@ -24,6 +28,7 @@ def reservoir_slots(n_seen: int, draws: Tensor, capacity: int) -> Tensor:
     n_seen: offers before these. draws: int64 [B], draws[i] uniform on {0, ..., n_seen + i}, the 0-based number of
     the row itself included; it decides only once the memory is full. Leading dimensions are separate streams.
     """
+    checks.integer("n_seen", n_seen, 0)
     n = n_seen + torch.arange(1, draws.shape[-1] + 1)
     # fill the slots in order, then the drawn slot if there is one
     slot = torch.where(n <= capacity, n - 1, draws)
@@ -46,7 +51,7 @@ class Reservoir:
     """
 
     def __init__(self, capacity: int, generator: torch.Generator):
-        self.capacity = checks.integer("capacity", capacity, 1)
+        self.capacity = checks.integer("capacity", capacity, 1, MOST)
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
         self.generator = generator
@@ -62,14 +67,10 @@ class Reservoir:
         """
         offered = {"x": x, "y": y, **extras}
         self._check(offered)
-        slots = reservoir_slots(
-            self.n_seen,
-            draw_below(torch.arange(self.n_seen + 1, self.n_seen + len(y) + 1), self.generator),
-            self.capacity,
-        )
+        self._make_room(offered, min(self.capacity, self.n_seen + len(y)))
+        draws = draw_below(torch.arange(self.n_seen + 1, self.n_seen + len(y) + 1), self.generator)
+        slots = reservoir_slots(self.n_seen, draws, self.capacity)
         accepted = (slots >= 0).nonzero().flatten()
-        if not self._columns:
-            self._allocate(offered)
         last = dict(zip(slots[accepted].tolist(), accepted.tolist(), strict=True))
         if last:  # of two rows for one slot the later one stays
             into, rows = torch.tensor(list(last)), torch.tensor(list(last.values()))
@@ -109,21 +110,36 @@ class Reservoir:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict, device: torch.device | str | None = None) -> None:
-        """Take up the memory that `state_dict` described, on `device`."""
-        stored = {k: v.to(device) for k, v in state["columns"].items()}
-        for values in stored.values():  # checked before anything changes
-            if len(values) != min(state["n_seen"], self.capacity):
-                raise ValueError(f"state must fit capacity {self.capacity}, got {len(values)} rows")
-        self._allocate(stored)
-        for name, values in stored.items():
-            self._columns[name][: len(values)] = values
-        self.n_seen = state["n_seen"]
-        self._stored = min(self.n_seen, self.capacity)
+        """Take up the memory that `state_dict` described, on `device`; ValueError before anything is changed."""
+        try:
+            n_seen, columns = checks.integer("n_seen", state["n_seen"], 0), dict(state["columns"])
+            torch.Generator().set_state(state["generator"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"state must come from state_dict of a Reservoir, this one does not: {error}") from error
+        stored = min(n_seen, self.capacity)
+        if any(len(values) != stored for values in columns.values()) or (stored and not {"x", "y"} <= set(columns)):
+            raise ValueError(f"state must fit capacity {self.capacity} and its {n_seen} offers")
+        self._columns = {}
+        if columns:
+            self._name(columns)
+            self._columns = {name: values.to(device, copy=True) for name, values in columns.items()}
+        self.n_seen, self._stored = n_seen, stored
         self.generator.set_state(state["generator"])
 
-    def _allocate(self, like: dict[str, Tensor]) -> None:
-        self._columns = {k: v.new_empty((self.capacity, *v.shape[1:])) for k, v in like.items()}
-        self._Rows = namedtuple("Rows", like)
+    def _make_room(self, like: dict[str, Tensor], rows: int) -> None:
+        """Room for `rows` rows in every column, doubling: a memory larger than its stream costs what it holds."""
+        if not self._columns:
+            self._name(like)
+        have = len(self._columns["x"]) if self._columns else 0
+        if rows > have:
+            size = min(self.capacity, max(rows, 2 * have))
+            grown = {name: values.new_empty((size, *values.shape[1:])) for name, values in like.items()}
+            for name, values in self._columns.items():
+                grown[name][:have] = values
+            self._columns = grown
+
+    def _name(self, columns: dict[str, Tensor]) -> None:
+        self._Rows = namedtuple("Rows", columns)
 
     def _column(self, name: str) -> Tensor:
         if not self._columns:
@@ -131,17 +147,18 @@ class Reservoir:
         return self._columns[name][: self._stored].clone()
 
     def _check(self, offered: dict[str, Tensor]) -> None:
+        n = len(checks.labels("y", offered["y"]))
         for name, values in offered.items():
-            if name == "y":
-                checks.labels("y", values)
-            elif not isinstance(values, Tensor):
+            if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+                raise ValueError(f"column {name!r} must be a plain name, so that samples can be read by it")
+            if not isinstance(values, Tensor):
                 raise TypeError(f"{name} must be a torch.Tensor, got {type(values).__name__}")
-            elif values.ndim == 0 or values.numel() == 0:
+            if values.ndim == 0 or values.numel() == 0:
                 raise ValueError(f"{name} must hold at least one row, got shape {tuple(values.shape)}")
-            elif values.is_floating_point():
+            if values.is_floating_point():
                 checks.floats(name, values)
-            if len(values) != len(offered["y"]):
-                raise ValueError(f"{name} must have {len(offered['y'])} rows like y, got {len(values)}")
+            if len(values) != n:
+                raise ValueError(f"{name} must have {n} rows like y, got {len(values)}")
         if self._columns and set(self._columns) != set(offered):
             raise ValueError(f"rows must have the columns {list(self._columns)}, got {list(offered)}")
         for name, kept in self._columns.items():

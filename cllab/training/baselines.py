@@ -11,13 +11,15 @@ from cllab.training.method import Method
 class Joint(Method):
     """Joint training: nothing is ever thrown away, each step sees the new task and all earlier ones in proportion.
 
-    The reference that continual learning is measured against, not a continual learner. In task t every new row is
-    accompanied by one row of each earlier task (uniformly drawn from all their training rows), and the parts are
-    weighted by their data's sizes, so that the expected gradient is that of the mean loss over tasks 0 .. t.
+    The reference that continual learning is measured against, not a continual learner. In task t (counted from 0)
+    every batch comes with t times as many rows drawn uniformly from all earlier tasks' training rows, at most as many
+    as there are; the parts are weighted by their data's sizes, so that the expected gradient is that of the mean loss
+    over tasks 0 .. t.
     The diagonal R[k, k] of such a run is the reference a*_k of `cllab.metrics.intransigence`.
     """
 
     def start_task(self, ctx: Context) -> None:
+        """Gather everything that has come before."""
         past = [ctx.stream[i] for i in range(ctx.task_index)]
         self.x: Tensor | None = torch.cat([task.x for task in past]) if past else None
         if past:
@@ -26,6 +28,7 @@ class Joint(Method):
             self.allowed = ctx.allowed(self.task)
 
     def replay(self, ctx: Context, batch: Batch) -> list[Batch]:
+        """Rows of the past, in proportion."""
         if self.x is None:
             return []
         n = min(len(batch.y) * ctx.task_index, len(self.y))

@@ -5,7 +5,7 @@ A checkpoint holds tensors, numbers and strings only, never pickled objects, and
 
 import io
 import os
-import pickle
+from pathlib import Path
 
 import torch
 
@@ -13,12 +13,17 @@ from cllab.training.context import Context
 from cllab.training.history import History, write_whole
 
 FORMAT = 1
+KEYS = {
+    "format", "history", "started", "data", "shapes", "randomness", "at", "order", "model", "optimizer", "methods",
+    "generators",
+}  # fmt: skip
 
 
 def save(path: str | os.PathLike, ctx: Context, started: bool) -> None:
     """Write where the run stands. started: the task under way has begun (False between two tasks)."""
     state = {
         "format": FORMAT, "history": ctx.history.to_json(), "started": started,
+        "data": ctx.fingerprint, "shapes": ctx.shapes, "randomness": ctx.model_randomness,
         "at": [ctx.task_index, ctx.epoch, ctx.position, ctx.step],
         "order": ctx.order_state, "model": ctx.model.state_dict(),
         "optimizer": ctx.optimizer.state_dict() if ctx.optimizer else None,
@@ -30,20 +35,38 @@ def save(path: str | os.PathLike, ctx: Context, started: bool) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def check_place(path: str | os.PathLike) -> None:
+    """Refuse at once a file that could not be written after hours of training."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"checkpoint must be the name of a file, got {type(path).__name__}")
+    if not os.fspath(path) or Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"checkpoint must name a file in a folder that exists, got {os.fspath(path)!r}")
+
+
 def read(path: str | os.PathLike, ctx: Context) -> dict:
-    """The state in `path`, checked against the settings of this run before anything is changed."""
+    """The state in `path`, checked against this run before anything is changed."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"resume must be the name of a file, got {type(path).__name__}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"resume must name a checkpoint, there is no file {os.fspath(path)!r}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # whatever is wrong with a file, torch has its own kind of error for it
+        state = torch.load(io.BytesIO(Path(path).read_bytes()), map_location="cpu", weights_only=True)
+        missing = sorted(KEYS - set(state))
+        if missing or state["format"] != FORMAT:
+            raise ValueError(f"it lacks {missing}" if missing else f"format {state['format']} instead of {FORMAT}")
         history = History.from_json(state["history"])
-        if state["format"] != FORMAT:
-            raise ValueError(f"format {state['format']} instead of {FORMAT}")
-    except (KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:
         raise ValueError(f"resume must be a checkpoint written by fit, {os.fspath(path)!r} is not: {error}") from error
     now = ctx.history.settings
     changed = [k for k in now if k not in ("device", "parameters") and history.settings.get(k) != now[k]]
-    if changed or history.task_names != ctx.history.task_names:
-        details = ", ".join(f"{k} was {history.settings.get(k)!r}, now {now[k]!r}" for k in changed) or "other tasks"
-        raise ValueError(f"resume must continue the same run, but {details}")
+    details = [f"{k} was {history.settings.get(k)!r}, now {now[k]!r}" for k in changed]
+    if state["shapes"] != ctx.shapes:
+        details.append("model has other parameters")
+    if state["data"] != ctx.fingerprint or history.task_names != ctx.history.task_names:
+        details.append("stream holds other data")
+    if details:
+        raise ValueError(f"resume must continue the same run, but {'; '.join(details)}")
     return state
 
 
@@ -64,4 +87,5 @@ def restore(state: dict, ctx: Context) -> bool:
         method.load_state_dict(kept)
         method.generator.set_state(randomness)
     ctx.data_generator.set_state(state["order"])
+    ctx.model_randomness = state["randomness"]
     return started

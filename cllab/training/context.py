@@ -1,6 +1,9 @@
 """What `fit` and the methods share while they train."""
 
+import contextlib
+import functools
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,6 +13,7 @@ from cllab import checks
 from cllab.device import generator, pick_device
 from cllab.streams import Stream, Task
 from cllab.training.batch import Batch, masked
+from cllab.training.evaluating import evaluating
 from cllab.training.events import Evaluated
 from cllab.training.history import History
 from cllab.training.method import Method
@@ -18,7 +22,7 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 class Context:
-    """The state of one run. Methods read it, and write only to `info`.
+    """The state of one run. Methods read it, write to `info`, and some change the model.
 
     task_index, epoch, position, step: where the run stands (position: rows of the epoch already used; step: steps
     taken in all). info: notes of the step under way, emitted with its event.
@@ -38,9 +42,8 @@ class Context:
         if not callable(optimizer):
             checks.choice("optimizer", optimizer, tuple(OPTIMIZERS))
         self.make_optimizer = optimizer if callable(optimizer) else OPTIMIZERS[optimizer]
-        self.reset_optimizer = bool(reset_optimizer)
-        self.seed = seed
-        self.data_generator = generator(seed, "data order")
+        self.reset_optimizer = checks.flag("reset_optimizer", reset_optimizer)
+        self.seed = checks.integer("seed", seed, 0)
         self.device = pick_device(device)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError("model must have at least one trainable parameter")
@@ -51,19 +54,43 @@ class Context:
         width = _outputs(self.model, self.stream)
         if width < stream.n_classes and not may_grow:
             raise ValueError(f"model must have at least {stream.n_classes} outputs for this stream, got {width}")
-        for i, method in enumerate(self.methods):
-            earlier = sum(type(other) is type(method) for other in self.methods[:i])
-            method.generator = generator(seed, f"{type(method).__name__} {earlier}")
+
         self.task_index = self.epoch = self.position = self.step = 0
+        self.data_generator = generator(self.seed, "data order")
         self.order_state = self.data_generator.get_state()
+        self.model_randomness = generator(self.seed, "model").get_state()
         self.optimizer: torch.optim.Optimizer | None = None
         self.task_gradient: dict[str, Tensor] = {}
         self.info: dict = {}
         self._masks: dict[int, Tensor] = {}
+        self.shapes = {name: [str(v.dtype), *v.shape] for name, v in model.state_dict().items()}
         self.history = History(stream.task_names, _settings(self, optimizer))
+
+    def start_run(self) -> None:
+        """Give every method a generator of its own, and let it forget an earlier run."""
+        for i, method in enumerate(self.methods):
+            earlier = sum(type(other) is type(method) for other in self.methods[:i])
+            method.generator = generator(self.seed, f"{type(method).__name__} {earlier}")
+            method.start_run(self)
+
+    @contextlib.contextmanager
+    def randomness(self):
+        """What the model itself draws (dropout) comes from this run's own state, not from the global generator's."""
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            _set_randomness(self.model_randomness, cuda)
+            yield
+            self.model_randomness = torch.get_rng_state()
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A number that changes with any training or test row: a checkpoint belongs to its data."""
+        tensors = [t for task in self.stream for t in (task.x, task.y, task.x_test, task.y_test)]
+        return functools.reduce(lambda crc, t: zlib.crc32(t.cpu().contiguous().numpy(), crc), tensors, 0)
 
     @property
     def task(self) -> Task:
+        """The task under way."""
         return self.stream[self.task_index]
 
     def allowed(self, task: Tensor | int, seen: int | None = None) -> Tensor:
@@ -75,7 +102,11 @@ class Context:
         return self._masks[seen][task]
 
     def batches(self) -> Iterator[Batch]:
-        """The rest of this task's batches, from where the run stands: each epoch in a fresh random order."""
+        """The rest of this task's batches, from where the run stands: each epoch in a fresh random order.
+
+        `order_state` is the generator's state from before the epoch's order was drawn: with it a resumed run draws
+        the same order again and goes on at `position`.
+        """
         x, y = self.task.x, self.task.y
         allowed = self.allowed(self.task_index)
         while self.epoch < self.epochs:
@@ -137,21 +168,24 @@ def predict(
             "it would leak the answer"
         )
     checks.integer("seen", seen, 0, len(stream) - 1)
+    if task_id is not None:
+        checks.integer("task_id", task_id, 0, len(stream) - 1)
+    checks.floats("x", x)
     allowed = stream.allowed(seen if task_id is None else task_id, seen).to(x.device)
-    was_training = model.training
-    model.eval()
-    try:
-        answers = (m.predict(model, x, allowed, task_id) for m in methods)
+    with evaluating(model):
+        answers = (method.predict(model, x, allowed, task_id) for method in _method_list(methods))
         scores = next((a for a in answers if a is not None), None)
         scores = model(x) if scores is None else scores
-    finally:
-        model.train(was_training)
+    if bool(scores.isnan().any()):
+        raise FloatingPointError("the model answers NaN: its weights are no longer finite, lower the learning rate")
     return masked(scores, allowed).argmax(dim=1)
 
 
 def _method_list(methods) -> list[Method]:
     if isinstance(methods, Method):
         raise TypeError(f"methods must be a list of methods, got one: write methods=[{type(methods).__name__}(...)]")
+    if not isinstance(methods, Sequence) or isinstance(methods, str):
+        raise TypeError(f"methods must be a list of methods, got {type(methods).__name__}")
     methods = list(methods)
     for method in methods:
         if not isinstance(method, Method):
@@ -161,27 +195,38 @@ def _method_list(methods) -> list[Method]:
     return methods
 
 
+@torch.no_grad()
 def _outputs(model: nn.Module, stream: Stream) -> int:
-    was_training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             outputs = model(stream[0].x[:1])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"model must accept rows of shape {tuple(stream[0].x.shape[1:])}: {error}") from error
-    finally:
-        model.train(was_training)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise ValueError("model must turn rows [N, ...] into logits [N, C]")
     return outputs.shape[1]
+
+
+def _name(optimizer) -> str:
+    if isinstance(optimizer, functools.partial):
+        options = ", ".join(f"{k}={v!r}" for k, v in sorted(optimizer.keywords.items()))
+        return f"{_name(optimizer.func)}({options})"
+    return optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", type(optimizer).__name__)
+
+
+def _set_randomness(state: Tensor, cuda: list[torch.device]) -> None:
+    torch.set_rng_state(state)
+    for device in cuda:  # a GPU's own generator, seeded by what the CPU's would draw next
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(int(torch.randint(2**62, (1,))))
 
 
 def _settings(ctx: Context, optimizer) -> dict:
     return {
         "stream": ctx.stream.name, "scenario": ctx.stream.scenario, "tasks": len(ctx.stream),
         "samples": sum(len(task.y) for task in ctx.stream), "epochs": ctx.epochs, "batch_size": ctx.batch_size,
-        "lr": ctx.lr, "optimizer": optimizer if isinstance(optimizer, str) else optimizer.__name__,
+        "lr": ctx.lr, "optimizer": _name(optimizer),
         "reset_optimizer": ctx.reset_optimizer, "seed": ctx.seed, "device": str(ctx.device),
-        "methods": [type(m).__name__ for m in ctx.methods],
+        "methods": [repr(method) for method in ctx.methods],
         "parameters": sum(math.prod(p.shape) for p in ctx.model.parameters()),
     }  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class TaskStarted:
-    """Task number `task` begins; info says how many samples and parameters and whether the optimiser is new."""
+    """Task number `task` begins; info says how many samples it has and whether the optimiser is new."""
 
     task: int
     name: str

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cllab import metrics
-from cllab.training.events import Evaluated, Event, Step
+from cllab import checks, metrics
+from cllab.training.events import Evaluated, Event, Step, TaskEnded
 
 FORMAT = 1
 
@@ -17,7 +17,7 @@ class History:
     """Filled event by event while a run goes on.
 
     task_names: T names. settings: what the run was called with. curve: every Evaluated event in order, the first
-    one of the untrained model (task -1). losses: every Step event in order.
+    one of the untrained model (task -1). losses: every Step event in order. ended: how many tasks are over.
     """
 
     def __init__(self, task_names: list[str], settings: dict | None = None):
@@ -25,6 +25,7 @@ class History:
         self.settings = dict(settings or {})
         self.curve: list[Evaluated] = []
         self.losses: list[Step] = []
+        self.ended = 0
 
     def record(self, event: Event) -> None:
         """Take note of one event of `fit`."""
@@ -32,13 +33,15 @@ class History:
             self.curve.append(event)
         elif isinstance(event, Step):
             self.losses.append(event)
+        elif isinstance(event, TaskEnded):
+            self.ended = event.task + 1
 
     @property
     def accuracy(self) -> np.ndarray:
-        """R [T, T]: R[i, j] is the accuracy on task j after task i, in [0, 1]; NaN where not evaluated."""
+        """R [T, T]: R[i, j] is the accuracy on task j after task i, in [0, 1]; NaN where not evaluated yet."""
         R = np.full((len(self.task_names), len(self.task_names)), np.nan)
         for point in self.curve:
-            if point.task >= 0:
+            if 0 <= point.task < self.ended:
                 R[point.task] = point.accuracy
         return R
 
@@ -67,7 +70,7 @@ class History:
     def to_json(self) -> str:
         """The whole history as a JSON text; numbers keep every bit."""
         return json.dumps({
-            "format": FORMAT, "task_names": self.task_names, "settings": self.settings,
+            "format": FORMAT, "task_names": self.task_names, "settings": self.settings, "ended": self.ended,
             "curve": [[point.task, point.step, list(point.accuracy)] for point in self.curve],
             "losses": [[s.task, s.step, s.losses, s.info] for s in self.losses],
         })  # fmt: skip
@@ -79,15 +82,22 @@ class History:
             data = json.loads(text)
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']} instead of {FORMAT}")
-            history = cls(data["task_names"], data["settings"])
-            history.curve = [Evaluated(task, tuple(accuracy), step) for task, step, accuracy in data["curve"]]
-            history.losses = [Step(task, step, losses, info) for task, step, losses, info in data["losses"]]
-        except (KeyError, TypeError, ValueError) as error:
+            names = [str(name) for name in data["task_names"]]
+            history, last = cls(names, data["settings"]), len(names) - 1
+            history.ended = checks.integer("ended", data["ended"], 0, len(names))
+            for task, step, accuracy in data["curve"]:
+                checks.integer("task", task, -1, last)
+                checks.integer("step", step, 0)
+                values = tuple(checks.number("accuracy", a, 0.0, 1.0) for a in accuracy)
+                if len(values) != len(names):
+                    raise ValueError("accuracies and tasks differ in number")
+                history.curve.append(Evaluated(task, values, step))
+            for task, step, losses, info in data["losses"]:
+                checks.integer("task", task, 0, last)
+                terms = {str(name): checks.number(name, value, -math.inf) for name, value in losses.items()}
+                history.losses.append(Step(task, checks.integer("step", step, 1), terms, dict(info)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not a History written by cllab: {error}") from error
-        if any(len(point.accuracy) != len(history.task_names) for point in history.curve):
-            raise ValueError("this is not a History written by cllab: accuracies and tasks differ in number")
-        if any(not 0 <= a <= 1 or math.isnan(a) for point in history.curve for a in point.accuracy):
-            raise ValueError("this is not a History written by cllab: an accuracy is outside [0, 1]")
         return history
 
     def save(self, path: str | os.PathLike) -> None:
@@ -97,7 +107,11 @@ class History:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "History":
         """Read what `save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"this is not a History written by cllab: {error}") from error
+        return cls.from_json(text)
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:

@@ -1,10 +1,10 @@
 """The training loop, the only one of the project: a generator of events."""
 
+import contextlib
 import math
 import os
 import time
 from collections.abc import Generator, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ def fit(
     checkpoint_every: int | None = None,
     resume: str | os.PathLike | None = None,
 ) -> Generator[Event, None, History]:
-    """Train `model` (in place) on the tasks of `stream`, one after another. Nothing happens until it is pulled.
+    """Train `model` (in place) on the tasks of `stream`, one after another. Training starts when it is pulled.
 
     Yields events as training goes on and returns the History; `run` collects it. A pause is not pulling.
 
@@ -49,7 +49,12 @@ def fit(
     reset_optimizer: build a new one for each task. threads: of the CPU while training (None: leave torch's).
     checkpoint: file to write after every task and every `checkpoint_every` steps; resume: file to go on from.
 
+    Stop at any step and resume: the result is that of the uninterrupted run, bit for bit (on one machine; dropout
+    included). Accuracies are fractions in [0, 1], losses are in nats, seconds are seconds.
+
     Raises TypeError or ValueError at once for bad arguments, FloatingPointError when a loss is no longer finite.
+    Source of the order of the stages in a step: van de Ven's `train_a_batch`; of the protocol: Lopez-Paz & Ranzato
+    2017 (train on task i, test on every task).
     """
     if eval_every is not None:
         checks.integer("eval_every", eval_every, 1)
@@ -59,57 +64,70 @@ def fit(
         checks.integer("checkpoint_every", checkpoint_every, 1)
         if checkpoint is None:
             raise ValueError("checkpoint must name a file when checkpoint_every is given")
+    if checkpoint is not None:
+        checkpoints.check_place(checkpoint)
     ctx = Context(
         model, stream, methods, epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, seed=seed,
         device=device, reset_optimizer=reset_optimizer,
     )  # fmt: skip
     state = None if resume is None else checkpoints.read(resume, ctx)
-    return _events(ctx, state, eval_every, threads, checkpoint, checkpoint_every)
+    events = _events(ctx, state, eval_every, checkpoint, checkpoint_every)
+    return _pulled(events, threads if ctx.device.type == "cpu" else None)
 
 
-def _events(ctx: Context, state, eval_every, threads, checkpoint, checkpoint_every) -> Generator[Event, None, History]:
+def _events(ctx: Context, state, eval_every, checkpoint, checkpoint_every) -> Generator[Event, None, History]:
     def note(event: Event) -> Event:
         ctx.history.record(event)
         return event
 
-    with cpu_threads(threads) if ctx.device.type == "cpu" else nullcontext():
-        for method in ctx.methods:
-            method.start_run(ctx)
-        started = False if state is None else checkpoints.restore(state, ctx)
-        ctx.model.train()
-        if state is None:
-            yield note(ctx.evaluate(after=-1))
+    ctx.start_run()
+    started = False if state is None else checkpoints.restore(state, ctx)
+    ctx.model.train()
+    if state is None:
+        yield note(ctx.evaluate(after=-1))
 
-        while ctx.task_index < len(ctx.stream):
-            clock = time.perf_counter()
-            if not started:
-                for method in ctx.methods:
-                    method.start_task(ctx)
-                kept_or_new = ctx.build_optimizer()
-                samples = {"samples": len(ctx.task.y), "optimizer": kept_or_new}
-                yield note(TaskStarted(ctx.task_index, ctx.task.name, samples))
-            started = False
-
-            for batch in ctx.batches():
-                step = note(_step(ctx, batch))
-                due = eval_every is not None and ctx.step % eval_every == 0
-                evaluated = note(ctx.evaluate(after=ctx.task_index)) if due else None
-                if checkpoint_every is not None and ctx.step % checkpoint_every == 0:
-                    checkpoints.save(checkpoint, ctx, started=True)
-                yield step
-                if evaluated is not None:
-                    yield evaluated
-
+    while ctx.task_index < len(ctx.stream):
+        clock = time.perf_counter()
+        if not started:
             for method in ctx.methods:
-                for phase in method.end_task(ctx):
-                    yield note(phase)
-            yield note(ctx.evaluate(after=ctx.task_index))
-            ended = note(TaskEnded(ctx.task_index, {"seconds": time.perf_counter() - clock}))
-            ctx.task_index += 1
-            if checkpoint is not None:
-                checkpoints.save(checkpoint, ctx, started=False)
-            yield ended
+                method.start_task(ctx)
+            kept_or_new = ctx.build_optimizer()
+            samples = {"samples": len(ctx.task.y), "optimizer": kept_or_new}
+            yield note(TaskStarted(ctx.task_index, ctx.task.name, samples))
+        started = False
+
+        for batch in ctx.batches():
+            step = note(_step(ctx, batch))
+            due = eval_every is not None and ctx.step % eval_every == 0
+            evaluated = note(ctx.evaluate(after=ctx.task_index)) if due else None
+            if checkpoint_every is not None and ctx.step % checkpoint_every == 0:
+                checkpoints.save(checkpoint, ctx, started=True)
+            yield step
+            if evaluated is not None:
+                yield evaluated
+
+        for method in ctx.methods:
+            for phase in method.end_task(ctx):
+                yield note(phase)
+        yield note(ctx.evaluate(after=ctx.task_index))
+        ended = note(TaskEnded(ctx.task_index, {"seconds": time.perf_counter() - clock}))
+        ctx.task_index += 1
+        if checkpoint is not None:
+            checkpoints.save(checkpoint, ctx, started=False)
+        yield ended
     return ctx.history
+
+
+def _pulled(events: Generator[Event, None, History], threads: int | None) -> Generator[Event, None, History]:
+    """The same events; the number of threads is changed only while one is being made."""
+    with contextlib.closing(events):
+        while True:
+            with cpu_threads(threads):
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    return end.value
+            yield event
 
 
 def _step(ctx: Context, batch: Batch) -> Step:
@@ -118,7 +136,8 @@ def _step(ctx: Context, batch: Batch) -> Step:
     # 1. more rows to train on
     rows = Batch.cat([batch, *(extra for method in ctx.methods for extra in method.replay(ctx, batch))])
     # 2. one forward pass over all rows, the task loss, and each method's named terms
-    outputs = ctx.model(rows.x)
+    with ctx.randomness():
+        outputs = ctx.model(rows.x)
     losses = {"task": task_loss(outputs, rows)}
     for method in ctx.methods:
         for name, loss in method.losses(ctx, rows, outputs).items():
@@ -157,7 +176,10 @@ def _unused(name: str, taken: dict) -> str:
 def run(
     model: nn.Module, stream: Stream, methods: Sequence[Method] = (), *, progress: bool = False, **arguments
 ) -> History:
-    """Train to the end and return the History; arguments as for `fit`. progress: show a tqdm bar of tasks and steps."""
+    """Train to the end and return the History.
+
+    arguments: those of `fit`, see `help(fit)`. progress: show a tqdm bar of tasks and steps.
+    """
     events = fit(model, stream, methods, **arguments)
     if not progress:
         return _finish(events)

@@ -1,5 +1,6 @@
 """The hooks of a continual-learning method. `fit` calls them in the order of the list it was given."""
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,16 @@ class Method:
     """
 
     needs_task_gradient = False
-    """True: before the other hooks, ctx.task_gradient holds the gradient of the task loss alone, by name."""
+    """True: from `gradients` on, ctx.task_gradient holds the gradient of the task loss alone, by name."""
 
     generator: torch.Generator
+
+    def __repr__(self) -> str:
+        """The call that makes this method: a checkpoint is only resumed with methods that read the same."""
+        names = inspect.signature(type(self)).parameters
+        values = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        plain = [f"{k}={v!r}" for k, v in values.items() if v is None or isinstance(v, bool | int | float | str)]
+        return f"{type(self).__name__}({', '.join(plain)})"
 
     def start_run(self, ctx: "Context") -> None:
         """Once per run, before the first task: forget whatever an earlier run left."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from cllab.models import MLP
 from cllab.regularization import EWC, fisher_diagonal, proximal_step, quadratic_penalty
-from cllab.streams import digits, permuted, points, split
+from cllab.streams import Stream, digits, permuted, points, split
 from cllab.training import Method, Phase, Step, fit, run
 
 
@@ -150,17 +150,17 @@ def test_ewc_remembers_what_fine_tuning_forgets():
 def anchors_of(stream, **arguments):
     method = EWC(1.0, **arguments)
     run(net(stream), stream, [method], epochs=1)
-    return method.anchors
+    return method.held
 
 
 def test_anchors_are_kept_as_asked(stream):
     three = permuted(digits().take(100), 3)
     model, method = net(three), EWC(1.0, anchors="separate")
     run(model, three, [method])
-    assert len(method.anchors) == 3 and len(anchors_of(three)) == 1
-    last = method.anchors[-1]
+    assert len(method.held) == 3 and len(anchors_of(three)) == 1
+    last = method.held[-1]
     assert all(torch.equal(last.theta_star[n], p) for n, p in model.named_parameters())
-    assert all(not t.requires_grad and t.grad_fn is None for a in method.anchors for t in a.theta_star.values())
+    assert all(not t.requires_grad and t.grad_fn is None for a in method.held for t in a.theta_star.values())
     fresh = fisher_diagonal(model, three[2].x)
     assert all(torch.allclose(last.F[n], fresh[n]) for n in fresh)
 
@@ -171,20 +171,20 @@ def test_gamma_forgets_old_importance():
     separate = EWC(0.0, anchors="separate")
     for method in (none, half, separate):
         run(net(three), three, [method])
-    F = [a.F["head.weight"] for a in separate.anchors]  # lam = 0: the weights are the same in all three runs
-    assert torch.allclose(none.anchors[0].F["head.weight"], F[2])
-    assert torch.allclose(half.anchors[0].F["head.weight"], F[2] + 0.5 * (F[1] + 0.5 * F[0]))
+    F = [a.F["head.weight"] for a in separate.held]  # lam = 0: the weights are the same in all three runs
+    assert torch.allclose(none.held[0].F["head.weight"], F[2])
+    assert torch.allclose(half.held[0].F["head.weight"], F[2] + 0.5 * (F[1] + 0.5 * F[0]))
 
 
 def test_the_fisher_uses_the_mask_of_training():
     stream = split(digits().take(100), 2, "task")
     method = EWC(1.0)
     run(net(stream), stream, [method], epochs=1)
-    F = method.anchors[0].F["head.bias"]
+    F = method.held[0].F["head.bias"]
     assert F.gt(0).all()  # each class was allowed in its own task
     method = EWC(1.0, anchors="separate")
     run(net(stream), stream, [method], epochs=1)
-    for i, anchor in enumerate(method.anchors):
+    for i, anchor in enumerate(method.held):
         own = torch.zeros(10, dtype=torch.bool)
         own[list(stream[i].classes)] = True
         assert anchor.F["head.bias"][own].gt(0).all() and anchor.F["head.bias"][~own].eq(0).all()
@@ -260,3 +260,51 @@ def test_penalties_that_do_not_fit(star, F, named):
 def test_bad_arguments(arguments, error, named):
     with pytest.raises(error, match=named):
         EWC(**arguments)
+
+
+def test_a_layer_frozen_for_one_task_keeps_its_springs():
+    class Freeze(Method):
+        def start_task(self, ctx):
+            ctx.model.trunk.requires_grad_(ctx.task_index != 1)
+
+    three = permuted(digits().take(100), 3)
+    for anchors in ("online", "separate"):
+        method = EWC(1.0, anchors=anchors)
+        run(net(three), three, [Freeze(), method])
+        held = sum(anchor.F["trunk.0.weight"].sum() for anchor in method.held)
+        first = EWC(1.0)
+        run(net(three), Stream((three[0],), "domain", 10), [first])
+        assert held > first.held[0].F["trunk.0.weight"].sum()  # task 0's importance is still there
+
+
+def test_a_head_that_starts_narrow():
+    class Widen(Method):
+        def start_task(self, ctx):
+            if ctx.task_index == 1:
+                old = ctx.model.head
+                ctx.model.head = nn.Linear(16, 4)
+                with torch.no_grad():
+                    ctx.model.head.weight[:2], ctx.model.head.bias[:2] = old.weight, old.bias
+
+    history = run(MLP(2, [16], 2), split(points(n=40), 2), [Widen(), EWC(10.0)], epochs=2)
+    assert np.isfinite(history.accuracy).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "star", "F", "error", "named"),
+    [
+        (None, {"theta": one(0)}, {"theta": one(1)}, TypeError, "model"),
+        (Point(1.0), None, {"theta": one(1)}, TypeError, "theta_star"), (Point(1.0), {"theta": one(1)}, None, TypeError, "F must"),
+        (Point(1.0), {"theta": [1.0]}, {"theta": one(1)}, TypeError, "theta_star"),
+        (Point(1.0), {"theta": one("nan")}, {"theta": one(1)}, ValueError, "theta_star must be finite"),
+    ],
+)  # fmt: skip
+def test_more_penalties_that_do_not_fit(model, star, F, error, named):
+    with pytest.raises(error, match=named):
+        quadratic_penalty(model, star, F)
+
+
+@pytest.mark.parametrize("step", [-1.0, float("nan")])
+def test_proximal_step_refuses(step):
+    with pytest.raises(ValueError, match="step"):
+        proximal_step(one(1), [(one(0), one(1))], step)

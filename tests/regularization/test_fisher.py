@@ -92,9 +92,9 @@ def slow(model, x, y, labels, allowed=None):
         chosen = [(int(y[i]), 1.0)] if labels == "true" else [(c, log_p[c].exp().item()) for c in range(len(log_p))]
         for c, weight in chosen:
             if weight > 0:
-                gradients = torch.autograd.grad(log_p[c], list(theta.values()), retain_graph=True)
+                gradients = torch.autograd.grad(log_p[c], list(theta.values()), retain_graph=True, allow_unused=True)
                 for name, g in zip(theta, gradients, strict=True):
-                    total[name] += weight * g.square()
+                    total[name] += 0 if g is None else weight * g.square()
     return {name: value / len(x) for name, value in total.items()}
 
 
@@ -201,7 +201,7 @@ def test_frozen_parameters_are_left_out():
         ({"labels": "true", "y": torch.tensor([0, 2]), "allowed": torch.tensor([True, True, False])},
          ValueError, "y must"),
         ({"chunk": 0}, ValueError, "chunk"), ({"allowed": torch.tensor([False] * 3)}, ValueError, "allowed"),
-        ({"allowed": torch.tensor([True] * 4)}, ValueError, "allowed"), ({"allowed": [True]}, TypeError, "allowed"),
+        ({"allowed": torch.tensor([False] * 3 + [True])}, ValueError, "allowed"), ({"allowed": [True]}, TypeError, "allowed"),
         ({"labels": "batched", "y": torch.tensor([0, 1]), "batch_size": 0}, ValueError, "batch_size"),
     ],
 )  # fmt: skip
@@ -214,3 +214,49 @@ def test_bad_arguments(arguments, error, named):
 def test_a_model_without_trainable_parameters_is_refused():
     with pytest.raises(ValueError, match="trainable"):
         fisher_diagonal(MLP(5, [4], 3).requires_grad_(False), torch.randn(2, 5))
+
+
+class Twice(MLP):
+    """Uses one layer twice: what is true of the layers of an MLP is not true of its subclasses."""
+
+    def forward(self, x):
+        return self.head(self.trunk[1](self.trunk[0](self.trunk[1](self.trunk[0](x)))))
+
+
+class Decides(nn.Module):
+    """Takes a path that depends on its values, which vmap cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.a(x) if x.sum().item() > 0 else self.b(x)
+
+
+@pytest.mark.parametrize("make", [lambda: Twice(5, [5], 3), Decides])
+def test_unusual_models_are_right_too(make):
+    model = make().double()
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    fast, expected = fisher_diagonal(model, x), slow(model, x, None, "model")
+    assert all(torch.allclose(fast[name], expected[name], atol=1e-12) for name in expected)
+
+
+def test_overflow_is_said_not_returned():
+    with pytest.raises(ValueError, match="x must be smaller|finite logits"):
+        fisher_diagonal(MLP(5, [4], 3), torch.full((2, 5), 1e30))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"model": None}, TypeError, "model"), ({"model": lambda x: x}, TypeError, "model"),
+        ({"x": torch.randn(2, 5).double()}, ValueError, "x must be rows"), ({"x": torch.randn(2, 4)}, ValueError, "x must be rows"),
+        ({"x": torch.randn(5)}, ValueError, "x must be rows"), ({"generator": 5}, TypeError, "generator"),
+        ({"y": torch.tensor([0, 9])}, ValueError, "y must be below"), ({"batch_size": 0}, ValueError, "batch_size"),
+    ],
+)  # fmt: skip
+def test_more_bad_arguments(arguments, error, named):
+    call = {"model": MLP(5, [4], 3), "x": torch.randn(2, 5), **arguments}
+    with pytest.raises(error, match=named):
+        fisher_diagonal(call.pop("model"), call.pop("x"), **call)

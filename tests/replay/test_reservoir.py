@@ -173,7 +173,11 @@ def test_generator_must_be_one():
         ({"x": torch.ones(2, 3).double(), "y": torch.zeros(2, dtype=torch.int64)}, ValueError, "x must have"),
         ({"x": torch.full((2, 3), float("nan")), "y": torch.zeros(2, dtype=torch.int64)},
          ValueError, "x must be finite"),
-        ({"x": torch.ones(0, 3), "y": torch.zeros(0, dtype=torch.int64)}, ValueError, "x must hold"),
+        ({"x": torch.ones(0, 3), "y": torch.zeros(0, dtype=torch.int64)}, ValueError, "y must not be empty"),
+        ({"x": torch.ones(2, 0), "y": torch.zeros(2, dtype=torch.int64)}, ValueError, "x must hold"),
+        ({"x": torch.ones(2, 3), "y": None}, TypeError, "y must be"), ({"x": torch.ones(2, 3), "y": 3}, TypeError, "y must be"),
+        ({"x": torch.ones(2, 3), "y": torch.zeros(2, dtype=torch.int64), "class": torch.ones(2)}, ValueError, "'class'"),
+        ({"x": torch.ones(2, 3), "y": torch.zeros(2, dtype=torch.int64), "_t": torch.ones(2)}, ValueError, "'_t'"),
         ({"x": torch.ones(2, 3), "y": torch.zeros(2)}, TypeError, "y must be int64"),
         ({"x": torch.ones(2, 3), "y": torch.tensor([-1, 0])}, ValueError, "y must not be negative"),
         ({"x": [[1.0]], "y": torch.zeros(1, dtype=torch.int64)}, TypeError, "x must be a torch.Tensor"),
@@ -201,3 +205,29 @@ def test_bad_requests():
         buffer.sample(1.5)
     with pytest.raises(ValueError, match="capacity"):
         Reservoir(1, generator(0)).load_state_dict(buffer.state_dict())
+
+
+def test_a_memory_larger_than_its_stream_costs_what_it_holds():
+    buffer = Reservoir(10**15, generator(0))
+    for start in range(0, 300, 100):
+        rows = torch.arange(start, start + 100)
+        buffer.add(rows.double(), rows)
+    assert buffer.x.tolist() == list(range(300)) and len(buffer._columns["x"]) < 1000
+    with pytest.raises(ValueError, match="capacity"):
+        Reservoir(10**30, generator(0))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda s: {**s, "generator": s["generator"][:10]}, lambda s: {k: v for k, v in s.items() if k != "generator"},
+     lambda s: {**s, "columns": {}}, lambda s: {**s, "n_seen": -1}, lambda s: {**s, "columns": {"x": s["columns"]["x"]}}],
+)  # fmt: skip
+def test_a_damaged_state_changes_nothing(damage):
+    buffer = Reservoir(5, generator(0))
+    buffer.add(torch.arange(3.0), torch.arange(3))
+    before, state = buffer.state_dict(), buffer.state_dict()
+    with pytest.raises(ValueError, match="state|n_seen"):
+        buffer.load_state_dict(damage(state))
+    after = buffer.state_dict()
+    assert after["n_seen"] == before["n_seen"] and torch.equal(after["generator"], before["generator"])
+    assert all(torch.equal(after["columns"][k], v) for k, v in before["columns"].items())

@@ -99,7 +99,6 @@ def test_a_finished_run_resumes_to_its_history(stream, tmp_path):
 
 def test_momentum_survives(stream, tmp_path):
     sgd = functools.partial(torch.optim.SGD, momentum=0.9)
-    sgd.__name__ = "SGD with momentum"
     path = tmp_path / "run.pt"
     whole, resumed = net(), net()
     run(whole, stream, optimizer=sgd, **ARGUMENTS)
@@ -147,3 +146,50 @@ def test_checkpoints_hold_no_pickled_objects(stream, tmp_path):
     run(net(), stream, [EWC(1.0), ExperienceReplay(10)], checkpoint=path, **ARGUMENTS)
     assert isinstance(torch.load(path, weights_only=True), dict)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_dropout_resumes_too(stream, tmp_path):
+    def droppy():
+        torch.manual_seed(3)
+        return torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 10))
+
+    path = tmp_path / "run.pt"
+    whole, resumed = droppy(), droppy()
+    run(whole, stream, **ARGUMENTS)
+    stop_at(fit(droppy(), stream, checkpoint=path, checkpoint_every=1, **ARGUMENTS), 7)
+    torch.rand(9)
+    run(resumed, stream, resume=path, **ARGUMENTS)
+    assert torch.equal(bits(whole), bits(resumed))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"methods": [EWC(1.0), ExperienceReplay(40)]}, "methods"), ({"methods": [EWC(5.0), ExperienceReplay(41)]}, "methods"),
+        ({"methods": [EWC(5.0), ExperienceReplay(40, rho=0.4)]}, "methods"),
+        ({"stream": split(digits().take(160, seed=1), 2)}, "other data"), ({"model": MLP(64, [17], 10)}, "other parameters"),
+        ({"model": MLP(64, [16], 10).double()}, "other parameters"),
+    ],
+)  # fmt: skip
+def test_what_is_nearly_the_same_run_is_refused(stream, tmp_path, change, named):
+    path = tmp_path / "run.pt"
+    call = {"model": net(), "stream": stream, "methods": [EWC(5.0), ExperienceReplay(40)]}
+    run(*call.values(), checkpoint=path, **ARGUMENTS)
+    call |= {"model": net(), "methods": [EWC(5.0), ExperienceReplay(40)]} | change
+    before = bits(call["model"])
+    with pytest.raises(ValueError, match=f"resume.*{named}"):
+        fit(*call.values(), resume=path, **ARGUMENTS)
+    assert torch.equal(before, bits(call["model"]))
+
+
+def test_a_file_cut_off_anywhere_is_refused(stream, tmp_path):
+    path, cut = tmp_path / "run.pt", tmp_path / "cut.pt"
+    run(net(), stream, checkpoint=path, **ARGUMENTS)
+    whole = path.read_bytes()
+    for end in range(0, len(whole), len(whole) // 25):
+        cut.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match="resume"):
+            fit(net(), stream, resume=cut, **ARGUMENTS)
+    torch.save(torch.zeros(3), cut)
+    with pytest.raises(ValueError, match="resume"):
+        fit(net(), stream, resume=cut, **ARGUMENTS)

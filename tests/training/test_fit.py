@@ -1,5 +1,6 @@
 """The loop: what it yields, in which order, and that nothing but the methods' own terms changes the weights."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -401,13 +402,22 @@ def test_one_task_is_enough():
         assert set(history.metrics()) == {"average_accuracy", "average_incremental_accuracy"}
 
 
-def test_threads_are_restored(stream):
+def test_threads_are_the_callers_again_between_events(stream):
+    """Also when two runs are pulled in turn."""
+    inside = []
+
+    class Look(Method):
+        def after_step(self, ctx, batch):
+            inside.append(torch.get_num_threads())
+
     before = torch.get_num_threads()
-    events = fit(net(), stream, threads=1, **FAST)
-    next(events)
-    assert torch.get_num_threads() == 1
-    events.close()
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        for _ in zip(fit(net(), stream, [Look()], **FAST), fit(net(), stream, [Look()], **FAST), strict=True):
+            assert torch.get_num_threads() == 3
+        assert set(inside) == {1}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_stream_of_images_in_any_shape():
@@ -415,3 +425,87 @@ def test_a_stream_of_images_in_any_shape():
     y = torch.arange(8) % 2
     history = run(MLP(16, [4], 2), Stream((Task(x, y, x, y, (0, 1)),), "class", 2), [ExperienceReplay(4)])
     assert np.isfinite(history.accuracy).all()
+
+
+def test_a_partial_optimiser_is_welcome_and_named(stream):
+    sgd = functools.partial(torch.optim.SGD, momentum=0.9, weight_decay=0.01)
+    history = run(net(), stream, optimizer=sgd, epochs=1)
+    assert history.settings["optimizer"] == "SGD(momentum=0.9, weight_decay=0.01)"
+
+
+def test_settings_name_the_methods_as_they_were_called(stream):
+    history = run(net(), stream, [ExperienceReplay(7, rho=0.25), Method()], epochs=1)
+    assert history.settings["methods"] == ["ExperienceReplay(capacity=7, batch_size=None, rho=0.25)", "Method()"]
+
+
+def test_a_refused_call_leaves_a_running_run_alone(stream, tmp_path):
+    """Also the method objects that both were given."""
+
+    def end(disturb):
+        joint = Joint()
+        model = net()
+        events = fit(model, stream, [joint], **FAST)
+        for _ in range(40):
+            next(events)
+        if disturb:
+            with pytest.raises(ValueError, match="resume"):
+                (tmp_path / "no.pt").write_bytes(b"no")
+                fit(net(), stream, [joint], resume=tmp_path / "no.pt", seed=9)
+        list(events)
+        return weights(model)
+
+    assert torch.equal(end(False), end(True))
+
+
+def test_the_modes_of_the_model_survive_being_looked_at(stream):
+    model = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    model[1].eval()
+    fit(model, stream)
+    predict(model, stream[0].x_test, stream, seen=0)
+    assert model.training and not model[1].training
+
+
+def test_dropout_draws_from_the_run_not_from_the_world(stream):
+    def end(disturb):
+        model = net()
+        model.trunk.append(nn.Dropout(0.5))
+        for event in fit(model, stream, epochs=1):
+            if disturb and isinstance(event, Step):
+                torch.rand(5)
+        return weights(model)
+
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    first = end(False)
+    assert torch.equal(expected, torch.rand(2)) and torch.equal(first, end(True))
+
+
+def test_weights_that_are_no_longer_finite_are_noticed(stream):
+    model = net()
+    with torch.no_grad():
+        model.head.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        predict(model, stream[0].x_test, stream, seen=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"methods": None}, TypeError, "methods"), ({"methods": 5}, TypeError, "methods"), ({"methods": ""}, TypeError, "methods"),
+        ({"reset_optimizer": "no"}, TypeError, "reset_optimizer"), ({"device": "mps"}, ValueError, "device"),
+        ({"device": "meta"}, ValueError, "device"), ({"lr": 10**400}, ValueError, "lr"),
+        ({"optimizer": np.array([1, 2])}, ValueError, "optimizer"), ({"checkpoint": 5}, TypeError, "checkpoint"),
+        ({"checkpoint": ""}, ValueError, "checkpoint"), ({"checkpoint": "."}, ValueError, "checkpoint"),
+        ({"checkpoint": "no/such/folder/x.pt"}, ValueError, "checkpoint"), ({"resume": 5}, TypeError, "resume"),
+        ({"resume": "."}, FileNotFoundError, "resume"),
+    ],
+)  # fmt: skip
+def test_more_bad_arguments_are_refused_at_once(stream, arguments, error, named):
+    with pytest.raises(error, match=named):
+        fit(net(), stream, **{"methods": [], **arguments})
+
+
+def test_numpy_numbers_are_numbers(stream):
+    a = run(net(), stream, seed=np.int64(3), epochs=np.int64(1), lr=np.float64(0.01))
+    assert a.curve == run(net(), stream, seed=3, epochs=1, lr=0.01).curve
