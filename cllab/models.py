@@ -11,6 +11,9 @@ from torch.nn.utils import skip_init
 from cllab import checks
 from cllab.device import generator
 
+MAX_WIDTH = 1_000_000
+"""Most features or units of one layer: more is a mistake, and would not fit in memory."""
+
 
 class MLP(nn.Module):
     """Fully connected ReLU network: x [N, D] -> features [N, H] -> logits [N, C].
@@ -21,22 +24,19 @@ class MLP(nn.Module):
 
     def __init__(self, in_features: int, hidden: Sequence[int], n_classes: int, seed: int = 0):
         super().__init__()
-        if isinstance(hidden, int) or not isinstance(hidden, Sequence):
-            raise TypeError(f"hidden must be a list of layer widths such as [64], got {hidden!r}")
-        widths = [
-            checks.integer("in_features", in_features, 1),
-            *(checks.integer("hidden", h, 1) for h in hidden),
-        ]
+        widths = [checks.integer("in_features", in_features, 1, MAX_WIDTH), *_sizes("hidden", hidden, "[64]")]
+        checks.integer("n_classes", n_classes, 1, MAX_WIDTH)
         source = generator(seed, "weights")
         layers = [linear(a, b, source) for a, b in itertools.pairwise(widths)]
         self.trunk = nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))
-        self.head = linear(widths[-1], checks.integer("n_classes", n_classes, 1), source)
+        self.head = linear(widths[-1], n_classes, source)
 
     def features(self, x: Tensor) -> Tensor:
         """What the last hidden layer sees in x: [N, H]."""
         return self.trunk(x.flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [N, D] or [N, ...] -> logits [N, C]."""
         return self.head(self.features(x))
 
 
@@ -48,30 +48,38 @@ class ConvNet(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], n_classes: int, width: int = 16, seed: int = 0):
         super().__init__()
+        self.shape = tuple(_sizes("shape", shape, "(1, 28, 28)"))
         if len(shape) != 3 or min(shape[1:]) < 4:
             raise ValueError(f"shape must be (channels, height, width) with sides of at least 4, got {shape}")
-        self.shape = tuple(shape)
+        checks.integer("width", width, 1, MAX_WIDTH)
+        checks.integer("n_classes", n_classes, 1, MAX_WIDTH)
         source = generator(seed, "weights")
-        channels, height, side = shape
-        checks.integer("width", width, 1)
+        channels, height, side = self.shape
         self.trunk = nn.Sequential(
             _convolution(channels, width, source), nn.ReLU(), nn.MaxPool2d(2),
             _convolution(width, 2 * width, source), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
             linear(2 * width * (height // 4) * (side // 4), 4 * width, source), nn.ReLU(),
         )  # fmt: skip
-        self.head = linear(4 * width, checks.integer("n_classes", n_classes, 1), source)
+        self.head = linear(4 * width, n_classes, source)
 
     def features(self, x: Tensor) -> Tensor:
         """What the last hidden layer sees in x: [N, 4 * width]."""
         return self.trunk(x.reshape(-1, *self.shape))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [N, D] or [N, channels, H, W] -> logits [N, C]."""
         return self.head(self.features(x))
 
 
 def linear(in_features: int, out_features: int, source: torch.Generator) -> nn.Linear:
     """A linear layer with PyTorch's default initialisation, drawn from `source`."""
     return _initialised(skip_init(nn.Linear, in_features, out_features), in_features, source)
+
+
+def _sizes(name: str, value, example: str) -> list[int]:
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list of sizes such as {example}, got {value!r}")
+    return [checks.integer(name, size, 1, MAX_WIDTH) for size in value]
 
 
 def _convolution(in_channels: int, out_channels: int, source: torch.Generator) -> nn.Conv2d:

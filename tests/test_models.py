@@ -43,8 +43,19 @@ def test_initial_spread_is_pytorchs():
         (lambda: MLP(4, [8.0], 2), TypeError, "hidden"), (lambda: MLP(4, [8], 2, seed=-1), ValueError, "seed"),
         (lambda: ConvNet((8, 8), 2), ValueError, "shape"), (lambda: ConvNet((1, 2, 8), 2), ValueError, "shape"),
         (lambda: ConvNet((1, 8, 8), 2, width=0), ValueError, "width"),
+        (lambda: ConvNet((0, 8, 8), 2), ValueError, "shape"), (lambda: ConvNet((-1, 8, 8), 2), ValueError, "shape"),
+        (lambda: ConvNet(5, 2), TypeError, "shape"), (lambda: ConvNet(None, 2), TypeError, "shape"),
+        (lambda: ConvNet((1.0, 8.0, 8.0), 2), TypeError, "shape"),
+        (lambda: ConvNet((1, 8, 8), 10**30), ValueError, "n_classes"),
+        (lambda: MLP(3, [10**30], 2), ValueError, "hidden"), (lambda: MLP(10**30, [], 2), ValueError, "in_features"),
+        (lambda: MLP(3, [], 10**30), ValueError, "n_classes"),
     ],
 )  # fmt: skip
 def test_bad_arguments(make, error, named):
     with pytest.raises(error, match=named):
         make()
+
+
+@pytest.mark.parametrize("model", [MLP, ConvNet])
+def test_forward_gives_its_shapes(model):
+    assert "logits [N, C]" in model.forward.__doc__

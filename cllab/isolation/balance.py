@@ -40,8 +40,8 @@ def balance_loss(kind: str, logits: Tensor, routing: Routing) -> Tensor:
     """The balance loss "switch", "variance", "cv2" or "z" of one batch, a scalar without coefficient.
 
     logits [N, E] are the router scores and `routing` what `route` made of them. The gradient runs to
-    `logits`, through the probabilities only (the load is a count). Raises ValueError for an unknown kind or
-    when the two arguments disagree on N or E, TypeError when `routing` is not a `Routing`.
+    `logits`, through the probabilities only (the load is a count). Raises ValueError for an unknown kind,
+    when the two arguments disagree on N or E and when "z" overflows, TypeError when `routing` is not a `Routing`.
     """
     checks.choice("kind", kind, KINDS)
     logits = scores("logits", logits)
@@ -57,7 +57,10 @@ def balance_loss(kind: str, logits: Tensor, routing: Routing) -> Tensor:
         return load.var(unbiased=False) + importance.var(unbiased=False)
     if kind == "cv2":
         return importance.var(unbiased=False) / importance.mean() ** 2
-    return (logits.logsumexp(dim=1) ** 2).mean()
+    z = (logits.logsumexp(dim=1) ** 2).mean()
+    if not bool(z.isfinite()):
+        raise ValueError(f"logits must be smaller: their squares overflow {logits.dtype}")
+    return z
 
 
 class LoadBalance(Method):

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from cllab import checks
 from cllab.device import generator
-from cllab.isolation.routing import Routing, expert_capacity, position_in_expert, route
-from cllab.models import linear
+from cllab.isolation.routing import Routing, check_factor, expert_capacity, position_in_expert, route
+from cllab.models import MAX_WIDTH, linear
 
 
 class MoE(nn.Module):
@@ -62,18 +62,14 @@ class MoE(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        self.dim = checks.integer("dim", dim, 1)
-        self.n_experts = checks.integer("n_experts", n_experts, 1)
+        self.dim = checks.integer("dim", dim, 1, MAX_WIDTH)
+        self.n_experts = checks.integer("n_experts", n_experts, 1, MAX_WIDTH)
         self.k = checks.integer("k", k, 1, n_experts)
-        hidden = 4 * dim if hidden is None else checks.integer("hidden", hidden, 1)
-        if capacity_factor is not None and checks.number("capacity_factor", capacity_factor, 0) == 0:
-            raise ValueError("capacity_factor must be above 0 (or None for no limit), got 0")
-        self.capacity_factor = capacity_factor
+        hidden = 4 * dim if hidden is None else checks.integer("hidden", hidden, 1, MAX_WIDTH)
+        self.capacity_factor = None if capacity_factor is None else check_factor("capacity_factor", capacity_factor)
         self.overflow = checks.choice("overflow", overflow, ("drop", "reroute"))
         self.priority = checks.choice("priority", priority, ("order", "probability"))
-        if not isinstance(renormalise, bool):
-            raise TypeError(f"renormalise must be True or False, got {renormalise!r}")
-        self.renormalise = renormalise
+        self.renormalise = checks.flag("renormalise", renormalise)
         if k == 1 and renormalise and n_experts > 1:
             warnings.warn(
                 "MoE with k=1 and renormalise=True: every weight is 1, so the task loss gives the router no "
@@ -91,8 +87,10 @@ class MoE(nn.Module):
         mask [...] bool: False on padding, which gets 0, takes no place and counts in no statistic.
         """
         checks.floats("x", x)
-        if x.shape[-1] != self.dim:
+        if x.shape[-1:] != (self.dim,):
             raise ValueError(f"x must have shape [..., {self.dim}], got {tuple(x.shape)}")
+        if x.dtype != self.router.weight.dtype:
+            raise TypeError(f"x must be {self.router.weight.dtype} as the layer's weights, got {x.dtype}")
         if mask is not None:
             _check_mask(mask, x)
             y = torch.zeros_like(x)
@@ -151,9 +149,9 @@ class MoEClassifier(nn.Module):
 
     def __init__(self, in_features: int, dim: int, n_experts: int, k: int, n_classes: int, seed: int = 0, **options):
         super().__init__()
-        checks.integer("in_features", in_features, 1)
-        checks.integer("dim", dim, 1)
-        checks.integer("n_classes", n_classes, 1)
+        checks.integer("in_features", in_features, 1, MAX_WIDTH)
+        checks.integer("dim", dim, 1, MAX_WIDTH)
+        checks.integer("n_classes", n_classes, 1, MAX_WIDTH)
         source = generator(seed, "weights")
         self.embed = linear(in_features, dim, source)
         self.moe = MoE(dim, n_experts, k, seed=seed, **options)
@@ -165,6 +163,7 @@ class MoEClassifier(nn.Module):
         return h + self.moe(h)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [N, in_features] -> logits [N, n_classes]."""
         return self.head(self.features(x))
 
 

@@ -29,6 +29,10 @@ from torch import Tensor
 
 from cllab import checks
 
+MAX_FACTOR = 1e6
+MAX_COUNT = 10**9
+"""Highest capacity factor, and most tokens or experts: beyond these a number is a mistake."""
+
 
 class Routing(NamedTuple):
     """The outcome of `route` for N tokens, E experts and k slots.
@@ -87,11 +91,10 @@ def route(
     n, n_experts = logits.shape
     checks.integer("k", k, 1, n_experts)
     if capacity is not None:
-        checks.integer("capacity", capacity, 1)
+        capacity = min(checks.integer("capacity", capacity, 1), n)  # no token visits an expert twice
     checks.choice("overflow", overflow, ("drop", "reroute"))
     checks.choice("priority", priority, ("order", "probability"))
-    if not isinstance(renormalise, bool):
-        raise TypeError(f"renormalise must be True or False, got {renormalise!r}")
+    checks.flag("renormalise", renormalise)
 
     p = logits.softmax(dim=1)  # [N, E]
     ranking = logits.argsort(dim=1, descending=True, stable=True)  # [N, E], stable: ties to the lowest index
@@ -117,16 +120,22 @@ def expert_capacity(n_tokens: int, n_experts: int, k: int, factor: float) -> int
     """Places per expert, ceil(factor * k * n_tokens / n_experts), at least 1.
 
     factor=1 is just enough when the load is perfectly even; 1.25 leaves a quarter spare. Counts must be
-    positive integers (k at most n_experts) and the factor a positive finite number, else ValueError or
-    TypeError.
+    integers from 1 to MAX_COUNT (k at most n_experts) and the factor above 0 and at most MAX_FACTOR, else
+    ValueError or TypeError.
     """
-    checks.integer("n_tokens", n_tokens, 1)
-    checks.integer("n_experts", n_experts, 1)
+    checks.integer("n_tokens", n_tokens, 1, MAX_COUNT)
+    checks.integer("n_experts", n_experts, 1, MAX_COUNT)
     checks.integer("k", k, 1, n_experts)
-    if checks.number("factor", factor, 0) == 0:
-        raise ValueError("factor must be above 0, got 0")
+    check_factor("factor", factor)
     # Rounding first keeps 0.07 * 100 = 7.000000000000001 from becoming 8.
     return max(1, math.ceil(round(factor * k * n_tokens / n_experts, 9)))
+
+
+def check_factor(name: str, factor: float) -> float:
+    """`factor` if it can be a capacity factor: above 0, at most MAX_FACTOR."""
+    if checks.number(name, factor, 0, MAX_FACTOR) == 0:
+        raise ValueError(f"{name} must be above 0, got 0")
+    return factor
 
 
 def scores(name: str, logits: Tensor) -> Tensor:

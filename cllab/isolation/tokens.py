@@ -31,11 +31,12 @@ TOKENS = tuple("01234567()[]{}<>abcdefgh+-*/=&|!")
 """8 of each kind, in the order of KINDS."""
 N_VALUES = 4
 """Values of a cell, and classes of the task. There are as many cells as kinds."""
+MAX_ROWS = 1_000_000
 VECTOR = 8
 """Width of a token's vector; a row has VECTOR + len(KINDS) * N_VALUES = 24 features."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenTask:
     """Rows to train and test on, and one probe row per token.
 
@@ -61,9 +62,9 @@ class TokenTask:
 
 
 def token_task(n: int = 4096, seed: int = 0, n_test: int = 1024) -> TokenTask:
-    """n training and n_test test rows, at least 64 each; tokens and cells drawn uniformly from `seed`."""
-    checks.integer("n", n, 64)
-    checks.integer("n_test", n_test, 64)
+    """n training and n_test test rows, 64 to MAX_ROWS each; tokens and cells drawn uniformly from `seed`."""
+    checks.integer("n", n, 64, MAX_ROWS)
+    checks.integer("n_test", n_test, 64, MAX_ROWS)
     source = generator(seed, "token task")
     x, y, kind = _rows(torch.randint(len(TOKENS), (n,), generator=source), source)
     x_test, y_test, kind_test = _rows(torch.randint(len(TOKENS), (n_test,), generator=source), source)

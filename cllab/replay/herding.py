@@ -60,7 +60,7 @@ def herding_steps(features: Tensor, m: int, ties: str = "first") -> Iterator[Her
 
     Arguments are checked at the call, with ValueError or TypeError naming the argument; a step raises
     ValueError if squared distances overflow. Each step takes O(N D) time and O(N) memory beside the
-    features.
+    features. The features are read at every step and not copied: do not change them before the last one.
     """
     checks.floats("features", features, ndim=2)
     checks.integer("m", m, 1, len(features))
@@ -85,9 +85,11 @@ def nearest_class_mean(features: Tensor, means: Tensor | Mapping[int, Tensor], n
     means      [C, D], row c is the mean of class c; or a dict class -> [D], for classes other than 0..C-1
     normalise  scale features and means to unit length first, as iCaRL does; ValueError for a row of norm 0
 
+    ValueError too when all squared distances of a row overflow: nothing would be nearest.
     Source: Rebuffi et al. 2017 (iCaRL), algorithm 1, where the means are those of the exemplars.
     """
     checks.floats("features", features, ndim=2)
+    checks.flag("normalise", normalise)
     classes, mu = _class_rows(means)
     if mu.shape[1] != features.shape[1]:
         raise ValueError(f"means must have {features.shape[1]} columns as features, got {tuple(mu.shape)}")
@@ -96,8 +98,10 @@ def nearest_class_mean(features: Tensor, means: Tensor | Mapping[int, Tensor], n
     if normalise:
         phi, mu = unit_rows(phi, "features"), unit_rows(mu, "means")
     # y(x) = argmin_y || phi(x) - mu_y ||
-    nearest = _distances(phi, mu).argmin(dim=1)
-    return classes.to(features.device)[nearest]
+    distances = _distances(phi, mu)
+    if bool(torch.isinf(distances.amin(dim=1)).any()):
+        raise ValueError(f"features and means must be smaller: their squared distances overflow {dtype}")
+    return classes.to(features.device)[distances.argmin(dim=1)]
 
 
 def class_means(features: Tensor, labels: Tensor, normalise: bool = False) -> dict[int, Tensor]:
@@ -106,13 +110,16 @@ def class_means(features: Tensor, labels: Tensor, normalise: bool = False) -> di
     features [N, D] floating point, finite; labels [N] int64. Pass exemplars for the means that iCaRL
     classifies with. `normalise` scales every feature vector to unit length before averaging (ValueError for
     norm 0); the means are then shorter than 1, and `nearest_class_mean(..., normalise=True)` scales them
-    again.
+    again. Sums are taken in float64; ValueError if even those overflow.
     """
     checks.floats("features", features, ndim=2)
     checks.labels("labels", labels, n=len(features))
-    phi = unit_rows(features) if normalise else features
+    phi = unit_rows(features) if checks.flag("normalise", normalise) else features
     # mu_y = (1/N_y) sum_{i: y_i = y} phi(x_i)
-    return {int(y): phi[labels == y].mean(dim=0) for y in labels.unique(sorted=True)}
+    means = {int(y): phi[labels == y].double().mean(dim=0) for y in labels.unique(sorted=True)}
+    if not all(bool(torch.isfinite(mean).all()) for mean in means.values()):
+        raise ValueError(f"features must be smaller: their sum overflows {torch.float64}")
+    return {y: mean.to(phi.dtype) for y, mean in means.items()}
 
 
 def quota(capacity: int, n_classes: int) -> int:
@@ -131,10 +138,11 @@ def quota(capacity: int, n_classes: int) -> int:
 def unit_rows(features: Tensor, name: str = "features") -> Tensor:
     """`features` [N, D] with every row scaled to length 1; ValueError for a row of norm 0."""
     checks.floats(name, features, ndim=2)
-    norms = features.norm(dim=1, keepdim=True)
-    if bool((norms == 0).any()):
-        raise ValueError(f"{name} must have no row of norm 0 to be normalised, got row {int(norms.argmin())}")
-    return features / norms
+    largest = features.detach().abs().amax(dim=1, keepdim=True)
+    if bool((largest == 0).any()):
+        raise ValueError(f"{name} must have no row of norm 0 to be normalised, got row {int(largest.argmin())}")
+    rows = features / largest  # first, so that the squares in the norm neither overflow nor vanish
+    return rows / rows.norm(dim=1, keepdim=True)
 
 
 def _greedy(features: Tensor, m: int, ties: str) -> Iterator[HerdingStep]:

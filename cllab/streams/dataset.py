@@ -1,6 +1,7 @@
 """Labelled samples with a fixed train/test split, and the real data sets of the course."""
 
 import gzip
+import math
 import os
 import struct
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from cllab import checks
+from cllab.device import generator
+from cllab.streams.arguments import class_list, row_shape
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Rows of features with class labels.
 
@@ -31,10 +34,11 @@ class Dataset:
     shape: tuple[int, ...]
 
     def __post_init__(self):
+        object.__setattr__(self, "shape", row_shape("shape", self.shape))
         for x, y, what in ((self.x, self.y, ""), (self.x_test, self.y_test, "_test")):
             checks.floats(f"x{what}", x, ndim=2)
             checks.labels(f"y{what}", y, n=len(x))
-        if self.x.shape[1] != self.x_test.shape[1] or self.x.shape[1] != int(np.prod(self.shape)):
+        if self.x.shape[1] != self.x_test.shape[1] or self.x.shape[1] != math.prod(self.shape):
             raise ValueError(
                 f"x {tuple(self.x.shape)}, x_test {tuple(self.x_test.shape)} and shape {self.shape} "
                 "must agree on the number of features"
@@ -42,26 +46,26 @@ class Dataset:
 
     @property
     def n_classes(self) -> int:
-        return int(self.y.max()) + 1
+        """Outputs that a model of this data needs: the highest class, plus one."""
+        return self.classes[-1] + 1
 
     @property
     def classes(self) -> list[int]:
-        return self.y.unique().tolist()
+        """The classes of the training and test rows, in rising order."""
+        return torch.cat([self.y, self.y_test]).unique().tolist()
 
     def only(self, classes) -> "Dataset":
         """The rows of these classes, labels unchanged."""
-        wanted = torch.as_tensor(list(classes))
-        missing = sorted(set(wanted.tolist()) - set(self.classes))
-        if missing or len(wanted) == 0:
-            raise ValueError(f"classes must be among {self.classes}, got {list(classes)}")
-        train, test = torch.isin(self.y, wanted), torch.isin(self.y_test, wanted)
+        wanted = class_list("classes", classes)
+        if not wanted or set(wanted) - set(self.classes):
+            raise ValueError(f"classes must be among {self.classes}, got {wanted}")
+        train, test = (torch.isin(y, torch.tensor(wanted)) for y in (self.y, self.y_test))
         return replace(self, x=self.x[train], y=self.y[train], x_test=self.x_test[test], y_test=self.y_test[test])
 
     def take(self, n: int, seed: int = 0) -> "Dataset":
         """At most `n` training rows, drawn without replacement; the test rows stay."""
-        from cllab.device import generator
-
-        keep = torch.randperm(len(self.y), generator=generator(seed, "take"))[: checks.integer("n", n, 1)]
+        n = min(checks.integer("n", n, 1), len(self.y))
+        keep = torch.randperm(len(self.y), generator=generator(seed, "take"))[:n]
         return replace(self, x=self.x[keep], y=self.y[keep])
 
 
@@ -110,6 +114,8 @@ def _idx_or_openml(name: str, root, installed: Path | None, openml_name: str) ->
         root = installed
     if root is None:
         return _openml(name, openml_name)
+    if not isinstance(root, (str, os.PathLike)):
+        raise TypeError(f"root must be the path of a folder, got {root!r} ({type(root).__name__})")
     folder = Path(root)
     if not folder.is_dir():
         raise FileNotFoundError(f"root must be a folder with the IDX files of {name}, got {str(root)!r}")

@@ -1,7 +1,7 @@
 """From one data set to a stream of tasks: split, permuted, rotated, blurry, online."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cllab import checks
 from cllab.device import generator
+from cllab.streams.arguments import class_list, instance, row_shape
 from cllab.streams.dataset import Dataset
 from cllab.streams.stream import SCENARIOS, Stream, Task
 
@@ -25,13 +26,14 @@ def split(
     """Each task brings its own classes (Split-MNIST and the like; Zenke, Poole & Ganguli 2017).
 
     classes_per_task: a number that divides the classes, a list of sizes, or a list of groups of classes.
-    class_order: the order in which classes arrive (default ascending), for the first two forms.
+    class_order: the order in which classes arrive (default ascending); groups have their own and raise with it.
     labels: what the model must answer for each class. Default: the class itself, and in the domain-incremental
     scenario its place within its task (0 or 1 for pairs, so Split-MNIST asks "even or odd?").
 
     Raises ValueError for an empty group, a class listed twice, a class of the data that is in no group (use
     `dataset.only(...)` first) and labels that make two classes of the same question indistinguishable.
     """
+    instance("dataset", dataset, Dataset)
     checks.choice("scenario", scenario, SCENARIOS)
     groups = _groups(dataset.classes, classes_per_task, class_order)
     if labels is None:
@@ -55,6 +57,7 @@ def permuted(dataset: Dataset, n_tasks: int, scenario: str = "domain", *, seed: 
 
     Goodfellow et al. 2013. Train and test rows of a task share the permutation.
     """
+    instance("dataset", dataset, Dataset)
     checks.integer("n_tasks", n_tasks, 1)
     source = generator(seed, "permutations")
     orders = [torch.arange(dataset.x.shape[1])]
@@ -76,13 +79,14 @@ def rotated(
     angles: one per task; default: evenly spaced from 0 up to, not including, `max_angle`. Points turn about the
     origin exactly, images about their centre with bilinear interpolation.
     """
+    instance("dataset", dataset, Dataset)
     checks.integer("n_tasks", n_tasks, 1)
     checks.number("max_angle", max_angle, -360.0, 360.0)
-    angles = [max_angle * i / n_tasks for i in range(n_tasks)] if angles is None else list(angles)
-    if len(angles) != n_tasks:
-        raise ValueError(f"angles must hold one angle per task: {n_tasks} tasks, got {len(angles)}")
-    for angle in angles:
-        checks.number("angles", angle, -360.0, 360.0)
+    angles = [max_angle * i / n_tasks for i in range(n_tasks)] if angles is None else angles
+    given = checks.real_numbers("angles", angles)
+    if given.shape != (n_tasks,):
+        raise ValueError(f"angles must hold one angle per task: {n_tasks} tasks, got {angles!r}")
+    angles = [checks.number("angles", angle, -360.0, 360.0) for angle in given.tolist()]
     views = [
         (f"{angle:g} degrees", *(rotate(x, angle, dataset.shape) for x in (dataset.x, dataset.x_test)))
         for angle in angles
@@ -94,8 +98,10 @@ def blurry(dataset: Dataset, n_tasks: int, mix: float, scenario: str = "class", 
     """Blurry-M: every task keeps 1 - mix of its own classes' samples and lends the rest to the other tasks evenly.
 
     With 5 tasks of 1,000 samples and mix = 0.1, a task trains on 900 samples of its own and 25 from each of the
-    others (Aljundi et al. 2019). Tests stay sharp: a task is tested on its own classes.
+    others (Aljundi et al. 2019); rows that cannot be shared out evenly stay. Tests stay sharp: a task is tested on
+    its own classes.
     """
+    instance("dataset", dataset, Dataset)
     checks.integer("n_tasks", n_tasks, 1)
     checks.number("mix", mix, 0.0, 1.0)
     if len(dataset.classes) % n_tasks:
@@ -106,7 +112,7 @@ def blurry(dataset: Dataset, n_tasks: int, mix: float, scenario: str = "class", 
     source = generator(seed, "blurry")
     received: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sharp]
     for i, task in enumerate(sharp):
-        lend = round(mix * len(task.y) / max(n_tasks - 1, 1))
+        lend = math.floor(mix * len(task.y) / max(n_tasks - 1, 1) + 1e-9)  # 24.999... is 25; never more than it has
         others = [j for j in range(n_tasks) if j != i]
         order = torch.randperm(len(task.y), generator=source)
         keep = len(order) - lend * len(others)
@@ -124,11 +130,17 @@ def blurry(dataset: Dataset, n_tasks: int, mix: float, scenario: str = "class", 
 
 def online(stream: Stream) -> Stream:
     """The same stream in which every sample passes by once: `fit` then refuses more than one epoch."""
+    instance("stream", stream, Stream)
     return replace(stream, online=True, name=f"online {stream.name}")
 
 
 def rotate(x: Tensor, angle: float, shape: tuple[int, ...]) -> Tensor:
     """Rows x [N, D] turned counter-clockwise by `angle` degrees; `shape` is (2,) for points or (channels, H, W)."""
+    checks.floats("x", x, ndim=2)
+    checks.number("angle", angle, -360.0, 360.0)
+    shape = row_shape("shape", shape)
+    if math.prod(shape) != x.shape[1]:
+        raise ValueError(f"shape must have {x.shape[1]} features as the rows of x, got {shape}")
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     if shape == (2,):
         return x @ torch.tensor([[cos, sin], [-sin, cos]], dtype=x.dtype)
@@ -141,11 +153,13 @@ def rotate(x: Tensor, angle: float, shape: tuple[int, ...]) -> Tensor:
 
 
 def _groups(classes: list[int], per_task, class_order) -> list[list[int]]:
-    order = list(classes if class_order is None else class_order)
+    order = classes if class_order is None else class_list("class_order", class_order)
     if sorted(order) != classes:
         raise ValueError(f"class_order must list each class of the data once: {classes}, got {order}")
     if isinstance(per_task, Sequence) and per_task and all(isinstance(g, Sequence) for g in per_task):
-        groups = [list(group) for group in per_task]
+        if class_order is not None:
+            raise ValueError(f"class_order must be None when classes_per_task lists groups, got {class_order}")
+        groups = [class_list("classes_per_task", group) for group in per_task]
     else:
         if isinstance(per_task, Sequence):
             sizes = [checks.integer("classes_per_task", size, 1) for size in per_task]
@@ -169,11 +183,12 @@ def _groups(classes: list[int], per_task, class_order) -> list[list[int]]:
 
 
 def _check_labels(labels: dict[int, int], groups: list[list[int]], scenario: str) -> None:
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"labels must be a dict from class to label, got {labels!r}")
+    class_list("labels", [*labels, *labels.values()])
     missing = [c for group in groups for c in group if c not in labels]
     if missing:
         raise ValueError(f"labels must give a label for every class, missing {missing}")
-    for label in labels.values():
-        checks.integer("labels", label, 0)
     together = groups if scenario == "domain" else [[c for group in groups for c in group]]
     for group in together:
         if len({labels[c] for c in group}) != len(group):
@@ -181,9 +196,8 @@ def _check_labels(labels: dict[int, int], groups: list[list[int]], scenario: str
 
 
 def _relabel(y: Tensor, labels: dict[int, int]) -> Tensor:
-    table = torch.zeros(max(labels) + 1, dtype=torch.int64)
-    table[list(labels)] = torch.tensor(list(labels.values()))
-    return table[y]
+    classes, place = y.unique(return_inverse=True)
+    return torch.tensor([labels[c] for c in classes.tolist()])[place]
 
 
 def _same_labels(dataset: Dataset, views, scenario: str, kind: str) -> Stream:

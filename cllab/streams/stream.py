@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from cllab import checks
+from cllab.streams.arguments import MAX_LABEL, class_list, instance
 
 SCENARIOS = ("task", "domain", "class")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """What arrives at one time: x [N, D] with labels y [N] to learn from, x_test and y_test to be tested on.
 
@@ -26,17 +27,19 @@ class Task:
     name: str = "task"
 
     def __post_init__(self):
+        object.__setattr__(self, "classes", tuple(class_list("classes", self.classes)))
         if len(set(self.classes)) != len(self.classes) or not self.classes:
             raise ValueError(f"classes must name each class of {self.name} once, got {self.classes}")
         for x, y, what in ((self.x, self.y, ""), (self.x_test, self.y_test, "_test")):
-            checks.floats(f"x{what}", x)
+            if checks.floats(f"x{what}", x).ndim < 2:
+                raise ValueError(f"x{what} must have one row per sample, [N, D], got shape {tuple(x.shape)}")
             checks.labels(f"y{what}", y, n=len(x))
             strangers = sorted(set(y.tolist()) - set(self.classes))
             if strangers:
                 raise ValueError(f"y{what} of {self.name} holds labels {strangers} outside its classes {self.classes}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
     """Tasks in the order in which they arrive.
 
@@ -53,7 +56,9 @@ class Stream:
     online: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "tasks", tuple(self.tasks))
+        if not isinstance(self.tasks, (tuple, list)):
+            raise TypeError(f"tasks must be a tuple of Task, got {type(self.tasks).__name__}")
+        object.__setattr__(self, "tasks", tuple(instance("each of tasks", task, Task) for task in self.tasks))
         checks.choice("scenario", self.scenario, SCENARIOS)
         if not self.tasks:
             raise ValueError("tasks must not be empty")
@@ -61,7 +66,7 @@ class Stream:
         if len(shapes) > 1:
             raise ValueError(f"tasks must all have rows of one shape, got {sorted(shapes)}")
         highest = max(c for task in self.tasks for c in task.classes)
-        checks.integer("n_classes", self.n_classes, highest + 1)
+        checks.integer("n_classes", self.n_classes, highest + 1, MAX_LABEL + 1)
 
     def allowed(self, task: int, seen: int) -> Tensor:
         """Which classes a row of task number `task` may use while the tasks 0 .. `seen` are known: bool [C].
@@ -81,10 +86,12 @@ class Stream:
 
     @property
     def in_features(self) -> int:
+        """Features of one row: D."""
         return self.tasks[0].x[0].numel()
 
     @property
     def task_names(self) -> list[str]:
+        """The name of every task, in order."""
         return [task.name for task in self.tasks]
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "Stream":

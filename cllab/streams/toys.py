@@ -10,6 +10,7 @@ from cllab.streams.dataset import Dataset
 # red and blue below, green and yellow above; across the diagonal the labels repeat, so that one boundary learned
 # for the lower pair is exactly wrong for the upper pair when both tasks share two outputs
 CLUSTER_CENTRES = torch.tensor([[-1.5, -1.5], [1.5, -1.5], [1.5, 1.5], [-1.5, 1.5]])
+MAX_POINTS = 1_000_000  # per class: what still fits in memory with room to spare
 CLUSTER_NAMES = ("red", "blue", "green", "yellow")
 
 
@@ -21,9 +22,9 @@ def points(kind: str = "clusters", n: int = 200, noise: float | None = None, see
     The last two are meant for `rotated`. noise: standard deviation (defaults 0.5, 0.12 and 0.5).
     """
     checks.choice("kind", kind, ("clusters", "moons", "gaussians"))
-    checks.integer("n", n, 1)
+    checks.integer("n", n, 1, MAX_POINTS)
     noise = {"clusters": 0.5, "moons": 0.12, "gaussians": 0.5}[kind] if noise is None else noise
-    checks.number("noise", noise, 0.0)
+    checks.number("noise", noise, 0.0, 1e6)
     source = generator(seed, f"points {kind}")
     x, y = _draw(kind, n, noise, source)
     x_test, y_test = _draw(kind, n, noise, source)

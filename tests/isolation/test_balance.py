@@ -121,6 +121,7 @@ def test_half_precision_is_computed_in_float32(kind):
         ({"logits": LOGITS[0]}, ValueError, "logits"),
         ({"logits": LOGITS.long()}, TypeError, "logits"),
         ({"routing": (1, 2)}, TypeError, "routing"),
+        ({"kind": "z", "logits": LOGITS.float() * 1e30}, ValueError, "logits"),
     ],
 )
 def test_bad_input_is_named(arguments, error, names):
@@ -212,6 +213,14 @@ def test_token_task_follows_its_rules():
     assert task.data.n_classes == 4 and len(task.stream) == 1 and task.stream.in_features == 24
     assert task.data.x.shape == (256, 24) and len(set(task.probe_label)) == 32
     assert task.probe_kind.bincount().tolist() == [8, 8, 8, 8]
+
+
+def test_token_task_has_its_limits_and_can_be_compared():
+    task = token_task(64, n_test=64)
+    assert task == task and task != token_task(64, n_test=64)
+    for name in ("n", "n_test"):
+        with pytest.raises(ValueError, match=f"^{name} "):
+            token_task(**{name: 10**30})
 
 
 def test_token_task_depends_on_its_seed_and_the_probes_do_not():

@@ -200,6 +200,9 @@ def test_dtype_of_the_output_is_that_of_the_input():
         ({"priority": "none"}, ValueError),
         ({"renormalise": "yes"}, TypeError),
         ({"seed": -1}, ValueError),
+        ({"dim": 10**30}, ValueError),
+        ({"hidden": 10**30}, ValueError),
+        ({"capacity_factor": 1e308}, ValueError),
     ],
 )
 def test_bad_arguments_are_named(arguments, error):
@@ -215,6 +218,8 @@ def test_bad_arguments_are_named(arguments, error):
         (torch.ones(5, 4) * float("nan"), None, ValueError, "x"),
         (torch.ones(5, 4, dtype=torch.int64), None, TypeError, "x"),
         ([[1.0] * 4], None, TypeError, "x"),
+        (torch.tensor(1.0), None, ValueError, "x"),
+        (torch.ones(5, 4, dtype=torch.float64), None, TypeError, "x"),
         (torch.ones(5, 4), torch.ones(4, dtype=torch.bool), ValueError, "mask"),
         (torch.ones(5, 4), torch.zeros(5, dtype=torch.bool), ValueError, "mask"),
         (torch.ones(5, 4), torch.ones(5), TypeError, "mask"),
@@ -228,3 +233,7 @@ def test_bad_input_leaves_the_last_routing_alone(x, mask, error, names):
     with pytest.raises(error, match=f"^{names} "):
         moe(x, mask)
     assert moe.routing is routing
+
+
+def test_forward_gives_its_shapes():
+    assert "logits [N, n_classes]" in MoEClassifier.forward.__doc__

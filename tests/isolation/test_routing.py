@@ -97,6 +97,12 @@ def test_a_rerouted_token_never_gets_one_expert_twice():
     assert r.expert.tolist() == [[0, 1], [0, 1], [2, 3]] and r.dropped == 0
 
 
+@pytest.mark.parametrize("overflow", ["drop", "reroute"])
+def test_more_places_than_tokens_are_no_limit(overflow):
+    free, huge = route(LOGITS, k=2), route(LOGITS, k=2, capacity=10**30, overflow=overflow)
+    assert huge.dropped == 0 and torch.equal(free.expert, huge.expert)
+
+
 def test_rerouted_assignments_use_up_room():
     """Two tokens lose expert 0; one takes expert 2 first, the other finds 1 and then 2 full."""
     ranking = torch.tensor([[0, 1, 2, 3], [0, 2, 3, 1], [0, 1, 2, 3], [1, 0, 2, 3]])
@@ -297,6 +303,9 @@ def test_bad_input_of_route_is_named(arguments, error, names):
         ((4, 3, 1, -1.0), ValueError, "factor"),
         ((4, 3, 1, math.nan), ValueError, "factor"),
         ((4, 3, 1, "1"), TypeError, "factor"),
+        ((4, 3, 1, 1e308), ValueError, "factor"),
+        ((10**400, 3, 1, 1.0), ValueError, "n_tokens"),
+        ((4, 10**400, 1, 1.0), ValueError, "n_experts"),
     ],
 )
 def test_bad_input_of_expert_capacity_is_named(arguments, error, names):

@@ -411,6 +411,33 @@ def test_rows_of_norm_zero_cannot_be_normalised():
         nearest_class_mean(torch.ones(1, 2), torch.zeros(1, 2), normalise=True)
 
 
+def test_rows_of_any_size_are_scaled_to_length_1():
+    x = torch.tensor([[1e30, 1e30], [1e-30, 1e-30], [3.0, 4.0]])
+    torch.testing.assert_close(unit_rows(x), torch.tensor([[0.5**0.5, 0.5**0.5]] * 2 + [[0.6, 0.8]]))
+
+
+def test_means_of_huge_features_are_right_or_refused():
+    one_class = torch.zeros(2, dtype=torch.int64)
+    assert torch.equal(class_means(torch.tensor([[3e38], [3e38]]), one_class)[0], torch.tensor([3e38]))
+    with pytest.raises(ValueError, match=r"^features must be smaller"):
+        class_means(rows([(1e308, 0.0), (1e308, 0.0)]), one_class)
+
+
+def test_no_class_is_named_when_no_distance_can_be_told():
+    x, means = torch.tensor([[1e20, 0.0]]), torch.tensor([[-1e20, 0.0], [-0.5e20, 0.0]])
+    with pytest.raises(ValueError, match=r"^features and means must be smaller"):
+        nearest_class_mean(x, means)
+    assert nearest_class_mean(x.double(), means.double()).tolist() == [1]
+    assert nearest_class_mean(x, torch.tensor([[-1e20, 0.0], [1e20, 0.0]])).tolist() == [1], "one distance overflows"
+
+
+def test_normalise_is_a_yes_or_a_no():
+    x, y = toy("B")
+    for call in (lambda: nearest_class_mean(x, x, normalise="no"), lambda: class_means(x, y, normalise="no")):
+        with pytest.raises(TypeError, match=r"^normalise"):
+            call()
+
+
 def test_class_means():
     x, y = toy()
     means = class_means(x, y)

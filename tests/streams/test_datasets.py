@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cllab.streams import Dataset, digits, fashion_mnist, icarl_toy, mnist, points
+from cllab.streams import Dataset, Stream, digits, fashion_mnist, icarl_toy, mnist, points, rotated, split
 
 
 def test_digits_are_real_and_split_once():
@@ -69,6 +69,57 @@ def test_datasets_refuse_mismatched_tensors():
         Dataset(x, y, x, y, "d", (2, 2))
     with pytest.raises(TypeError, match="int64"):
         Dataset(x, y.int(), x, y, "d", (6,))
+
+
+X, Y = torch.zeros(4, 6), torch.tensor([0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "named"),
+    [
+        (lambda: Dataset(X, Y, X, Y, "d", None), TypeError, "shape"),
+        (lambda: Dataset(X, Y, X, Y, "d", "ab"), TypeError, "shape"),
+        (lambda: Dataset(X, Y, X, Y, "d", 6), TypeError, "shape"),
+        (lambda: Dataset(X, Y, X, Y, "d", (6.0,)), TypeError, "shape"),
+        (lambda: Dataset(X, Y, X, Y, "d", (-2, -3)), ValueError, "shape"),
+        (lambda: icarl_toy().only(None), TypeError, "classes"), (lambda: icarl_toy().only(5), TypeError, "classes"),
+        (lambda: icarl_toy().only(["a"]), TypeError, "classes"),
+        (lambda: icarl_toy().only("a"), TypeError, "classes"),
+        (lambda: icarl_toy().only([True]), TypeError, "classes"),
+        (lambda: icarl_toy().only([None]), TypeError, "classes"),
+        (lambda: icarl_toy().only([]), ValueError, "classes"),
+        (lambda: points(n=10**30), ValueError, "n must"), (lambda: points(noise=1e300), ValueError, "noise"),
+        (lambda: mnist(5), TypeError, "root"), (lambda: fashion_mnist([]), TypeError, "root"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(make, error, named):
+    with pytest.raises(error, match=f"^{named}"):
+        make()
+
+
+def test_a_shape_given_as_a_list_still_rotates():
+    data = Dataset(torch.ones(4, 2), Y, torch.ones(4, 2), Y, "d", [2])
+    assert data.shape == (2,) and torch.allclose(rotated(data, 2)[1].x, torch.tensor([-1.0, 1.0]))
+
+
+def test_classes_to_keep_may_be_any_list_of_whole_numbers():
+    for classes in ((0, 2), {0, 2}, range(0, 3, 2), torch.tensor([0, 2]), np.array([2, 0])):
+        assert icarl_toy().only(classes).classes == [0, 2]
+
+
+def test_data_sets_and_streams_can_be_compared():
+    data, stream = points(n=3), split(points(n=3), 2)
+    assert data == data and data != points(n=3)
+    assert stream == stream and stream != split(data, 2) and stream[0] != stream[1]
+
+
+def test_take_more_than_there_is_takes_all():
+    assert len(icarl_toy().take(10**30).y) == 15
+
+
+@pytest.mark.parametrize("member", [Dataset.n_classes, Dataset.classes, Stream.in_features, Stream.task_names])
+def test_properties_say_what_they_are(member):
+    assert member.__doc__
 
 
 def write_idx(path, array, compress):

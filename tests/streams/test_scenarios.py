@@ -97,9 +97,83 @@ def test_split_refuses(data, arguments, named):
         split(data, **arguments)
 
 
-def test_split_refuses_other_types(data):
-    with pytest.raises(TypeError, match="classes_per_task"):
-        split(data, 2.0)
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"classes_per_task": 2.0}, TypeError, "classes_per_task"),
+        ({"classes_per_task": None}, TypeError, "classes_per_task"),
+        ({"classes_per_task": [[0, 1], [2, "a"]]}, TypeError, "classes_per_task"),
+        ({"classes_per_task": [[0, 1.0], [2, 3]]}, TypeError, "classes_per_task"),
+        ({"classes_per_task": ["01", "23"]}, TypeError, "classes_per_task"),
+        ({"class_order": 5}, TypeError, "class_order"),
+        ({"class_order": [None] * 4}, TypeError, "class_order"),
+        ({"class_order": [3.0, 2.0, 1.0, 0.0]}, TypeError, "class_order"),
+        ({"class_order": torch.tensor([3.0, 2.0, 1.0, 0.0])}, TypeError, "class_order"),
+        ({"classes_per_task": [[0, 1], [2, 3]], "class_order": [3, 2, 1, 0]}, ValueError, "class_order"),
+        ({"labels": [0, 1, 2, 3]}, TypeError, "labels"),
+        ({"labels": {0: 0, 1: 1, 2: 2, 3: 3, -5: 9}}, ValueError, "labels"),
+        ({"labels": {"a": 0}}, TypeError, "labels"),
+        ({"labels": {0: 0, 1: 1, 2: 2, 3: 10**30}}, ValueError, "labels"),
+        ({"labels": 5}, TypeError, "labels"),
+        ({"labels": "abcd"}, TypeError, "labels"),
+        ({"labels": {0: 0, 1: 1, 2: 2, 3: 3.0}}, TypeError, "labels"),
+    ],
+)
+def test_split_names_the_argument(arguments, error, named):
+    with pytest.raises(error, match=f"^{named} "):
+        split(tiny(4, 3), **{"classes_per_task": 2, **arguments})
+
+
+def test_a_class_order_may_be_a_tensor():
+    assert split(tiny(4, 3), 2, class_order=torch.tensor([3, 1, 0, 2]))[0].classes == (3, 1)
+
+
+def test_labels_of_other_classes_do_not_matter():
+    stream = split(tiny(4, 3), 2, "domain", labels={9: 0, 0: 1, 1: 0, 2: 0, 3: 1})
+    assert stream[0].y.tolist() == [1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "named"),
+    [
+        (lambda: split(None, 2), TypeError, "dataset"), (lambda: permuted(None, 2), TypeError, "dataset"),
+        (lambda: rotated(None, 2), TypeError, "dataset"), (lambda: blurry(None, 2, 0.1), TypeError, "dataset"),
+        (lambda: online(None), TypeError, "stream"), (lambda: online(tiny(4, 3)), TypeError, "stream"),
+        (lambda: rotated(points(n=3), 2, angles=5), ValueError, "angles"),
+        (lambda: rotated(points(n=3), 2, angles=["a", "b"]), TypeError, "angles"),
+        (lambda: rotate(None, 5, (2,)), TypeError, "x"), (lambda: rotate(torch.ones(2), 5, (2,)), ValueError, "x"),
+        (lambda: rotate(torch.ones(3, 2), math.nan, (2,)), ValueError, "angle"),
+        (lambda: rotate(torch.ones(3, 2), None, (2,)), TypeError, "angle"),
+        (lambda: rotate(torch.ones(3, 2), 5, None), TypeError, "shape"),
+        (lambda: rotate(torch.ones(3, 2), 5, (1, 8, 8)), ValueError, "shape"),
+    ],
+)  # fmt: skip
+def test_constructions_name_the_argument(make, error, named):
+    with pytest.raises(error, match=f"^{named} "):
+        make()
+
+
+ROWS, LABELS = torch.zeros(3, 2), torch.tensor([0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "named"),
+    [
+        (lambda: Task(ROWS, LABELS, ROWS, LABELS, (0, 1, -1)), ValueError, "classes"),
+        (lambda: Task(ROWS, LABELS, ROWS, LABELS, (0.0, 1.0)), TypeError, "classes"),
+        (lambda: Task(ROWS, LABELS, ROWS, LABELS, (False, True)), TypeError, "classes"),
+        (lambda: Task(ROWS, LABELS, ROWS, LABELS, (0, 1, 10**30)), ValueError, "classes"),
+        (lambda: Task(ROWS, LABELS, ROWS, LABELS, None), TypeError, "classes"),
+        (lambda: Task(ROWS, LABELS, ROWS, LABELS, 2), TypeError, "classes"),
+        (lambda: Task(ROWS, LABELS, ROWS, LABELS, torch.tensor([0.0, 1.0])), TypeError, "classes"),
+        (lambda: Task(torch.tensor(1.0), LABELS, ROWS, LABELS, (0, 1)), ValueError, "x"),
+        (lambda: Stream(None, "class", 2), TypeError, "tasks"), (lambda: Stream([1], "class", 2), TypeError, ".*tasks"),
+        (lambda: Stream(Task(ROWS, LABELS, ROWS, LABELS, (0, 1)), "class", 2), TypeError, "tasks"),
+    ],
+)  # fmt: skip
+def test_tasks_and_streams_name_the_argument(make, error, named):
+    with pytest.raises(error, match=f"^{named} "):
+        make()
 
 
 def test_permutations_can_be_undone_and_differ(data):
@@ -152,6 +226,22 @@ def test_blurry_counts(mix, own, borrowed):
         assert set(task.y_test.tolist()) == {2 * i, 2 * i + 1}
     rows = torch.cat([task.x.flatten() for task in stream])
     assert torch.equal(rows.sort().values, torch.arange(10_000.0))  # nobody twice, nobody lost
+
+
+@given(
+    st.integers(2, 5), st.integers(1, 3), st.integers(5, 12), st.floats(0, 1),
+    st.sampled_from(["task", "domain", "class"]),
+)  # fmt: skip
+def test_blurry_only_moves_rows(n_tasks, classes_per_task, per_class, mix, scenario):
+    data = tiny(n_tasks * classes_per_task, per_class)
+    stream = blurry(data, n_tasks, mix, scenario)
+    assert torch.equal(torch.cat([task.x for task in stream]).sort(dim=0).values, data.x)
+    lent = math.floor(mix * classes_per_task * per_class / (n_tasks - 1) + 1e-9)
+    assert {len(task.y) for task in stream} == {classes_per_task * per_class}
+    for i, task in enumerate(stream):
+        owner = (task.x.flatten() / (classes_per_task * per_class)).floor().long()
+        counts = owner.bincount(minlength=n_tasks).tolist()
+        assert counts[:i] + counts[i + 1 :] == [lent] * (n_tasks - 1)
 
 
 @pytest.mark.parametrize("mix", [-0.1, 1.1, float("nan")])
@@ -214,3 +304,10 @@ def test_a_row_may_always_use_its_own_class(n_tasks, scenario):
     for i, task in enumerate(stream):
         for seen in range(n_tasks):
             assert stream.allowed(i, seen)[task.y].all()
+
+
+def test_a_class_that_was_not_drawn_for_training_may_still_be_tested():
+    few = digits().take(12)
+    assert len(few.y.unique()) < 10
+    for stream in (permuted(few, 2), rotated(few, 2), split(few, 5)):
+        assert stream.n_classes == 10
