@@ -16,7 +16,7 @@ LOOK = (
     "Each colour is a task; at the dotted line the next task begins and the data of the one before are gone. "
     "Watch what the first curve does from there on, and which method holds it up."
 )
-SECONDS = {"slow": 20, "normal": 5, "full speed": None}  # that a run takes at least
+SECONDS = {"slow": 60, "normal": 5, "full speed": None}  # that a run takes at least
 TIME_TO_GUESS = 12
 STATE = st.session_state
 

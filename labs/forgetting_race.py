@@ -8,6 +8,7 @@ a grid at each evaluation.
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ METHODS = ("fine-tuning", "experience replay", "EWC", "joint")
 MOST_STEPS = 20_000  # per method; more would keep a page busy for minutes
 GRID = 36  # cells along one side of the plane
 BINS = 120  # of the loss curve
+_numbers = itertools.count()
 
 
 def build_methods(name: str, settings: dict) -> list[Method]:
@@ -77,13 +79,14 @@ class Lane:
 class Race:
     """The runs that `settings` (the values of the page's controls) describe.
 
-    lanes: {method name: Lane}, filled once the stream is built. step: steps that every lane has taken. total: steps
-    that each will take. boundaries: the step after which each task ends. extent: the part of the plane that is
-    drawn, None for images. asking: the race waits for a guess; guess: (method, accuracy) once it was made.
-    trace: for the player, when it is over.
+    number: how many races this server saw before. lanes: {method name: Lane}, filled once the stream is built.
+    step: steps that every lane has taken. total: steps that each will take. boundaries: the step after which each
+    task ends. extent: the part of the plane that is drawn, None for images. asking: the race waits for a guess;
+    guess: (method, accuracy) once it was made. trace: for the player, when it is over.
     """
 
     def __init__(self, settings: dict, ask_for: float = 0.0):
+        self.number = next(_numbers)
         self.settings = dict(settings)
         self.ask_for = ask_for
         self.lanes: dict[str, Lane] = {}

@@ -26,7 +26,7 @@ def results(race: Race, previous: Race | None) -> None:
     )
     if race.trace is None:
         race.make_trace()
-    player(race.trace, key="fc_player", step=len(race.trace["steps"]) - 1)
+    player(race.trace, key=f"fc_player_{race.number}", step=len(race.trace["steps"]) - 1)
     _downloads(race)
 
 

@@ -71,7 +71,8 @@ def main() -> None:
 def picked(label: str) -> None:
     """A preset was chosen: start the story anew, or at the end of the stage that it is about."""
     st.session_state["herd.stage"] = STAGE.get(label)
-    st.session_state.pop("herd.guesses", None)
+    for name in ("herd.guesses", "herd.placed"):
+        st.session_state.pop(name, None)
     st.session_state["herd.round"] = st.session_state.get("herd.round", 0) + 1
 
 
@@ -114,24 +115,25 @@ def query_point(page: Settings) -> tuple[float, float]:
 @st.fragment
 def play(trace: dict, step: int, query: tuple[float, float] | None) -> None:
     """The player. Its steps concern nobody else; a point placed in it changes the whole page."""
-    key = f"herd_toy_{st.session_state.get('herd.round', 0)}"  # a preset gets a player of its own, which starts to play
-    # Until somebody places it, the query point appears only where the story comes to it.
-    first = query == (DEFAULTS["x"], DEFAULTS["y"]) and not st.session_state.get(key, {}).get("query")
-    shown = None if first or query is None else list(query)
-    autoplay = query is not None and step == 0
-    player(trace, key=key, step=step, query=shown, autoplay=autoplay, on_change=lambda: moved(key))
     if st.session_state.pop("herd.moved", False):
         st.rerun()
+    key = f"herd_toy_{st.session_state.get('herd.round', 0)}"  # a preset gets a player of its own, which starts to play
+    placed = st.session_state.get(key, {}).get("query")
+    # Until somebody places it, the query point appears only where the story comes to it.
+    shown = None if query is None or (query == (DEFAULTS["x"], DEFAULTS["y"]) and not placed) else list(query)
+    if placed != shown:  # the browser still reports the point that was placed before the fields were changed
+        st.session_state.get(f"{key}_asked", {}).pop("query", None)
+    autoplay = query is not None and step == 0
+    player(trace, key=key, step=step, query=shown, autoplay=autoplay, on_change=lambda: moved(key))
 
 
 def moved(key: str) -> None:
     """Somebody stepped, or placed the query point, whose coordinates go to the fields and to the address."""
-    point = st.session_state[key].get("query")
-    if point is None or "herd_x" not in st.session_state:
+    placed = st.session_state[key].get("query")
+    if placed is None or placed == st.session_state.get("herd.placed") or "herd_x" not in st.session_state:
         return
-    point = [min(10.0, max(-10.0, float(value))) for value in point]
-    st.session_state["herd.moved"] = point != [st.session_state["herd_x"], st.session_state["herd_y"]]
-    st.session_state["herd_x"], st.session_state["herd_y"] = point
+    st.session_state["herd.placed"], st.session_state["herd.moved"] = placed, True
+    st.session_state["herd_x"], st.session_state["herd_y"] = (min(10.0, max(-10.0, float(v))) for v in placed)
 
 
 def guess(whole: dict, story: str) -> tuple[dict, int]:

@@ -49,8 +49,8 @@ _COPY = st.components.v2.component(
     "cllab_copy_link",
     html="<button type='button'></button>",
     css="""
-button { font: inherit; font-size: 0.875rem; padding: 0.4rem 0.75rem; min-height: 2.5rem; cursor: pointer; white-space: nowrap;
-  color: var(--st-text-color); background: var(--st-background-color);
+button { font: inherit; font-size: 0.875rem; padding: 0.4rem 0.75rem; min-height: 2.5rem; white-space: nowrap;
+  cursor: pointer; color: var(--st-text-color); background: var(--st-background-color);
   border: 1px solid var(--st-border-color); border-radius: var(--st-button-radius); }
 button:hover, button:focus-visible { color: var(--st-primary-color); border-color: var(--st-primary-color); }
 """,

@@ -13,7 +13,7 @@ from labs.routing_charts import show_curves
 
 LOOK = (
     "Without a balance loss the experts that start ahead win ever more tokens and others get none; with it the "
-    "load spreads, and each expert comes to serve one kind of token (one colour). A capacity limit turns a "
+    "load spreads, and each expert comes to serve mostly one kind of token (one colour). A capacity limit turns a "
     "crowded expert into dropped tokens (×), which the layer leaves as they were."
 )
 COMPARE = {
@@ -82,16 +82,17 @@ def show_runs(ours: dict, theirs: dict | None, predict: bool) -> None:
             watch(name, trace)
     notes = [f"{name}: {note}" for name, (_, note) in found.items()]
     st.caption(
-        "The numbers are those of the step at which a player was paused. f has no gradient, the loss trains the router "
-        f"through P. {'. '.join(notes)}. CPU, seed {ours['seed']} for data, weights and order; other seeds differ."
+        "The numbers are those of the step at which a player was paused: f = load / N and P = importance / N, the mean "
+        "router probability. f has no gradient, the loss trains the router through P. "
+        f"{'. '.join(notes)}. CPU, seed {ours['seed']} for data, weights and order; other seeds differ."
     )
     show_curves(shown)
 
 
 def settings(page: Controls) -> tuple[dict, dict | None, bool]:
     """The settings of run A, those of run B (None when there is none), and whether to ask before showing."""
-    with st.container(horizontal=True, gap="medium", vertical_alignment="top"):
-        narrow = {"width": 165}
+    with st.container(horizontal=True, gap="small", vertical_alignment="top"):
+        narrow = {"width": 150}
         experts = page.slider("experts", "Experts E", 2, 8, 4, help="Feed-forward networks in the layer.", **narrow)
         k = page.slider(
             "k", "Experts per token k", 1, 4, 1, help="Each token visits its k best-scored experts.", **narrow
@@ -104,7 +105,7 @@ def settings(page: Controls) -> tuple[dict, dict | None, bool]:
         alpha = page.scale("alpha", "Balance coefficient α", ALPHAS, 0.0, help=about, **narrow)
         about = "A second run with the same seed and this one difference."
         compare = page.select(
-            "compare", "Compare with (B)", list(COMPARE), "balance loss α = 0.1", help=about, width=200
+            "compare", "Compare with (B)", list(COMPARE), "balance loss α = 0.1", help=about, width=190
         )
     with (
         st.expander("Seed, steps and guessing", icon=":material/tune:"),
@@ -169,12 +170,12 @@ def show_numbers(name: str, trace: dict, step: dict) -> None:
     """The Switch loss of the 32 tokens at one step, term by term."""
     terms = traces.switch_terms(step, trace["experts"])
     rows = [
-        f"| {e} | {load} | {f:.3f} | {importance:.2f} | {p:.3f} | {f * p:.4f} |"
+        f"| {e} | {load} | {importance:.2f} | {f:.3f} | {p:.3f} | {f * p:.3f} |"
         for e, (load, f, importance, p) in enumerate(
             zip(step["load"], terms["f"], step["importance"], terms["P"], strict=True)
         )
     ]
-    head = ["| expert | load | f = load/N | importance | P = imp./N | f·P |", "| --- |" + " ---: |" * 5]
+    head = ["| expert | load | imp. | f | P | f·P |", "| --- |" + " ---: |" * 5]
     even = f"An even load gives k = {trace['k']}, one expert for all tokens up to E = {trace['experts']}."
     st.markdown(f"**Balance of {name}** at training step {step['step']}, N = {len(step['expert'])} tokens")
     st.markdown("\n".join([*head, *rows]))

@@ -9,7 +9,7 @@ COLOURS = {"A": "#0072B2", "B": "#E69F00"}
 STEP = {"field": "step", "type": "quantitative", "title": "training step"}
 RUN = {"field": "run", "type": "nominal", "title": "run", "legend": {"orient": "top"}}
 ACCURACY = {
-    "height": 240,
+    "height": 280,
     "mark": {"type": "line"},
     "encoding": {
         "x": STEP,
@@ -29,7 +29,7 @@ ACCURACY = {
     },
 }
 LOSSES = {
-    "height": 240,
+    "height": 280,
     "mark": {"type": "line"},
     "encoding": {
         "x": STEP,

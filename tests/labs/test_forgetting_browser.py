@@ -135,9 +135,12 @@ def test_a_preset_states_its_claim_and_runs(page, lab_url):
     go(page, lab_url, SHORT_RUN)
     finished(page)
     press(page, "EWC too strong")
-    expect(page.get_by_text("With springs this stiff")).to_be_visible(timeout=LONG)
+    expect(page.locator("p", has_text="The claim.")).to_contain_text("With springs this stiff", timeout=LONG)
     expect(page).to_have_url(re.compile("fc_lam=1000"))
     expect(page.get_by_test_id("stProgress")).to_contain_text("of 600", timeout=LONG)
+    page.get_by_text("full speed", exact=True).click()
+    finished(page)
+    expect(page.locator(".cllab-player .status")).to_contain_text("Step 600", timeout=LONG)
 
 
 def test_a_wrong_address_is_a_message(page, lab_url):

@@ -53,6 +53,18 @@ def test_without_balance_loss_experts_idle_and_with_it_none_does(committed):
     assert cure["accuracy"] > collapse["accuracy"] + 0.05
 
 
+def test_with_the_balance_loss_each_kind_of_token_finds_an_expert_of_its_own(committed):
+    trace = preset(committed, alpha=0.1)
+    homes = set()
+    for kind in range(4):
+        experts = [row[0] for row, token in zip(trace["steps"][-1]["expert"], trace["tokens"], strict=True)
+                   if token["kind"] == kind]  # fmt: skip
+        home = max(range(4), key=experts.count)
+        assert experts.count(home) >= 6
+        homes.add(home)
+    assert len(homes) == 4
+
+
 def test_both_runs_of_a_comparison_start_alike(committed):
     first, second = preset(committed)["steps"][0], preset(committed, alpha=0.1)["steps"][0]
     assert first["expert"] == second["expert"] and first["accuracy"] == second["accuracy"]

@@ -226,7 +226,7 @@ def test_a_damaged_state_changes_nothing(damage):
     buffer = Reservoir(5, generator(0))
     buffer.add(torch.arange(3.0), torch.arange(3))
     before, state = buffer.state_dict(), buffer.state_dict()
-    with pytest.raises(ValueError, match="state|n_seen"):
+    with pytest.raises(ValueError, match=r"state|n_seen"):
         buffer.load_state_dict(damage(state))
     after = buffer.state_dict()
     assert after["n_seen"] == before["n_seen"] and torch.equal(after["generator"], before["generator"])
