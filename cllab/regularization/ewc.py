@@ -154,30 +154,32 @@ class EWC(Method):
 
 
 class _Springs(torch.autograd.Function):
-    """The penalty of one tensor with its gradient written down: tracing it would cost twice the time."""
+    """The penalty with its gradient written down: tracing it would cost twice the time."""
 
     @staticmethod
-    def forward(ctx, theta: Tensor, theta_star: Tensor, F: Tensor) -> Tensor:
-        moved = theta - theta_star
-        pull = F * moved
-        ctx.save_for_backward(pull)
-        # (1/2) sum_i F_i (theta_i - theta*_i)^2
-        return 0.5 * torch.dot(pull.flatten(), moved.flatten())
+    def forward(ctx, anchors: list[tuple[Tensor, Tensor]], *theta: Tensor) -> Tensor:
+        pulls, energy = [], 0.0
+        for now, (theta_star, F) in zip(theta, anchors, strict=True):
+            moved = now - theta_star
+            # F_i (theta_i - theta*_i), which is the gradient
+            pull = F * moved
+            # sum_i F_i (theta_i - theta*_i)^2
+            energy = energy + torch.dot(pull.flatten(), moved.flatten())
+            pulls.append(pull)
+        ctx.save_for_backward(*pulls)
+        return 0.5 * energy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, outer: Tensor) -> tuple[Tensor, None, None]:
-        # F_i (theta_i - theta*_i)
-        (pull,) = ctx.saved_tensors
-        return outer * pull, None, None
+    def backward(ctx, outer: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(outer * pull for pull in ctx.saved_tensors)
 
 
 def _penalty(theta: dict[str, Tensor], anchor: Anchor) -> Tensor:
-    terms = []
-    for name, theta_star in anchor.theta_star.items():
-        held = theta[name][: len(theta_star)] if theta_star.ndim else theta[name]
-        terms.append(_Springs.apply(held, theta_star, anchor.F[name]))
-    return sum(terms)
+    names = list(anchor.theta_star)
+    # rows that were added since are free; a slice of all rows would cost a copy
+    held = [theta[n] if theta[n].shape == anchor.F[n].shape else theta[n][: len(anchor.F[n])] for n in names]
+    return _Springs.apply([(anchor.theta_star[n], anchor.F[n]) for n in names], *held)
 
 
 def _grown(anchor: Anchor, theta: dict[str, Tensor]) -> Anchor:

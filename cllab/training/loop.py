@@ -133,6 +133,7 @@ def _pulled(events: Generator[Event, None, History], threads: int | None) -> Gen
 def _step(ctx: Context, batch: Batch) -> Step:
     """One optimiser step, in the documented order."""
     ctx.info = {}
+    ctx.optimizer.zero_grad()
     # 1. more rows to train on
     rows = Batch.cat([batch, *(extra for method in ctx.methods for extra in method.replay(ctx, batch))])
     # 2. one forward pass over all rows, the task loss, and each method's named terms
@@ -153,7 +154,6 @@ def _step(ctx: Context, batch: Batch) -> Step:
             f"the loss is no longer finite at step {ctx.step + 1} ({values}): lower the learning rate or the "
             "coefficient of the term that grew"
         )
-    ctx.optimizer.zero_grad()
     sum(losses.values()).backward()
     # 4. edit the gradient
     for method in ctx.methods:
