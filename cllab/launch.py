@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 def _announce(port: int, options: argparse.Namespace) -> None:
     """Wait until the server answers, then say where it is and open the browser where there is a screen."""
     address = f"http://127.0.0.1:{port}"
+    _warm_up()
     while not _healthy(f"{address}/{options.base_url.strip('/')}"):
         time.sleep(0.1)
     if options.base_url:
@@ -95,6 +96,17 @@ def _announce(port: int, options: argparse.Namespace) -> None:
     )
     if screen and not options.no_browser:
         webbrowser.open(address)
+
+
+def _warm_up() -> None:
+    """Load what the pages need before anyone is invited: the first visitor would wait seconds for it."""
+    import pandas  # noqa: F401
+    import torch
+
+    import cllab.player
+    import cllab.training  # noqa: F401
+
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimiser loads half of torch
 
 
 def _healthy(address: str) -> bool:
