@@ -32,7 +32,7 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(STAMP) browser
-	$(PY) -m pytest --nbval -n $(WORKERS) --dist loadscope
+	$(PY) -m pytest --nbval -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 fast: $(STAMP)
 	$(PY) -m pytest tests -m "not slow and not browser" -n $(WORKERS) --dist loadscope

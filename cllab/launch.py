@@ -99,12 +99,8 @@ def _announce(port: int, options: argparse.Namespace) -> None:
 
 
 def _warm_up() -> None:
-    """Load what the pages need before anyone is invited: the first visitor would wait seconds for it."""
-    import pandas  # noqa: F401
+    """Load the largest thing that the pages need before anyone is invited: the first visitor would wait for it."""
     import torch
-
-    import cllab.player
-    import cllab.training  # noqa: F401
 
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimiser loads half of torch
 

@@ -20,6 +20,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.browser)
         if hasattr(item, "module") and hasattr(item.module, "AppTest"):
             item.add_marker(pytest.mark.slow)  # a page is run for each of them
+    # what takes long first, so that no worker is left alone with it at the end
+    items.sort(key=lambda item: not (item.get_closest_marker("browser") or item.path.suffix == ".ipynb"))
 
 
 @pytest.fixture(scope="session")
