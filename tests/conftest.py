@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if BROWSER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.browser)
-        if hasattr(item, "module") and hasattr(item.module, "AppTest"):
+        if {"AppTest", "open_lab_page"} & set(dir(getattr(item, "module", None))):
             item.add_marker(pytest.mark.slow)  # a page is run for each of them
     # what takes long first, so that no worker is left alone with it at the end
     items.sort(key=lambda item: not (item.get_closest_marker("browser") or item.path.suffix == ".ipynb"))

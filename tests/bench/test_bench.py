@@ -37,10 +37,21 @@ def test_the_slow_fisher_is_the_fast_one():
     assert all(torch.allclose(fast[name], slow[name], atol=1e-7) for name in slow)
 
 
-def test_herding_rows():
-    assert overhead.herding_time(CPU, n=1000, counts=(5, 10))[0].value >= 1
-    memory = overhead.herding_memory(CPU, n=1000)
-    assert not memory or memory[0].value >= 0
+@pytest.mark.parametrize(("power", "met"), [(1, True), (2, False)])
+def test_herding_time_is_judged_by_how_it_grows(monkeypatch, power, met):
+    assert overhead.herding_time(CPU, n=50, counts=(5, 10))[0].value > 0
+    monkeypatch.setattr(overhead, "timed_call", lambda call, device: (call.__defaults__[0] ** power, None))
+    row = overhead.herding_time(CPU, n=50, counts=(5, 10))[0]
+    assert row.value == pytest.approx(2 ** (power - 1)) and row.met is met
+
+
+@pytest.mark.parametrize(("copies", "met"), [(0.5, True), (2, False)])
+def test_herding_memory_is_judged_by_the_size_of_the_features(monkeypatch, copies, met):
+    peaks = iter([1000, 1000 + copies * 50 * 512 * 4])
+    monkeypatch.setattr(overhead, "_peak_bytes", lambda device: next(peaks))
+    monkeypatch.setattr(overhead, "resource", object())
+    row = overhead.herding_memory(CPU, n=50)[0]
+    assert row.value == pytest.approx(copies) and row.met is met
 
 
 def fake(rows):

@@ -1,18 +1,15 @@
 """The herding page: what it computes, against numbers worked by hand, and what it shows, with AppTest."""
 
+import functools
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from streamlit.testing.v1 import AppTest
 
 from cllab.player import validate_trace
 from labs import herding_traces as traces
-
-APP = Path(__file__).resolve().parents[2] / "app.py"
-
+from tests.tools.pages import open_lab_page, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
 
@@ -168,19 +165,7 @@ def test_network_features_separate_the_digits_better_than_pixels(pixels):
 # --- what is shown ---------------------------------------------------------------------------------------
 
 
-def herding_page(**address: str) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=60)
-    app.run()
-    for key, value in address.items():
-        app.query_params[key] = value
-    app.switch_page("labs/herding.py").run()
-    assert not app.exception
-    return app
-
-
-def shown(app: AppTest) -> str:
-    kinds = (app.markdown, app.warning, app.info, app.success, app.caption)
-    return "\n".join(element.value for kind in kinds for element in kind)
+herding_page = functools.partial(open_lab_page, "herding")
 
 
 def test_it_opens_with_the_worked_example_classified():

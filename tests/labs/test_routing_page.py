@@ -1,7 +1,7 @@
 """The routing page: what it computes, and what it shows, with AppTest."""
 
+import functools
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +10,7 @@ from streamlit.testing.v1 import AppTest
 from cllab.isolation import balance_loss, route
 from cllab.player import validate_trace
 from labs import routing_traces as traces
-
-APP = Path(__file__).resolve().parents[2] / "app.py"
-
+from tests.tools.pages import open_lab_page, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
 
@@ -140,19 +138,7 @@ def test_unknown_settings_have_no_key():
 # --- what is shown ---------------------------------------------------------------------------------------
 
 
-def routing_page(**address: str) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120)
-    app.run()
-    for key, value in address.items():
-        app.query_params[key] = value
-    app.switch_page("labs/routing.py").run()
-    assert not app.exception
-    return app
-
-
-def shown(app: AppTest) -> str:
-    kinds = (app.markdown, app.warning, app.info, app.success, app.caption)
-    return "\n".join(element.value for kind in kinds for element in kind)
+routing_page = functools.partial(open_lab_page, "routing")
 
 
 def players(app: AppTest) -> list[dict]:
