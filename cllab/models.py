@@ -15,7 +15,54 @@ MAX_WIDTH = 1_000_000
 """Most features or units of one layer: more is a mistake, and would not fit in memory."""
 
 
-class MLP(nn.Module):
+class Classifier(nn.Module):
+    """A trunk of stages and a linear head: x [N, ...] -> features [N, H] -> logits [N, C].
+
+    stages: where each stage (a layer with its activation and pooling) ends in `trunk`; a model can be cut after any.
+    """
+
+    trunk: nn.Sequential
+    head: nn.Linear
+    stages: tuple[int, ...]
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The rows x [N, ...] in the shape that the trunk reads, here [N, D]."""
+        return x.flatten(1)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last hidden layer sees in x [N, ...]: [N, H]."""
+        return self.trunk(self.inputs(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, ...] -> logits [N, C]."""
+        return self.head(self.features(x))
+
+    def lower(self, stage: int) -> nn.Sequential:
+        """The first `stage` stages, sharing their weights: what turns inputs(x) into latents h [N, ...]."""
+        checks.integer("stage", stage, 1, len(self.stages))
+        return self.trunk[: self.stages[stage - 1]]
+
+    def upper(self, stage: int) -> nn.Sequential:
+        """Everything after the first `stage` stages, sharing its weights: what turns latents into logits."""
+        checks.integer("stage", stage, 1, len(self.stages))
+        return nn.Sequential(*self.trunk[self.stages[stage - 1] :], self.head)
+
+    def grow_head(self, n_classes: int, source: torch.Generator) -> None:
+        """Give the head outputs for `n_classes` classes, at least those it has, whose weights stay as they are.
+
+        The new outputs have PyTorch's default initialisation, drawn from `source`.
+        """
+        old = self.head
+        checks.integer("n_classes", n_classes, old.out_features, MAX_WIDTH)
+        if n_classes == old.out_features:
+            return
+        self.head = linear(old.in_features, n_classes, source).to(old.weight.device, old.weight.dtype)
+        with torch.no_grad():
+            self.head.weight[: old.out_features] = old.weight
+            self.head.bias[: old.out_features] = old.bias
+
+
+class MLP(Classifier):
     """Fully connected ReLU network: x [N, D] -> features [N, H] -> logits [N, C].
 
     in_features: D. hidden: widths of the hidden layers, [] for a linear classifier. n_classes: C.
@@ -29,18 +76,11 @@ class MLP(nn.Module):
         source = generator(seed, "weights")
         layers = [linear(a, b, source) for a, b in itertools.pairwise(widths)]
         self.trunk = nn.Sequential(*(module for layer in layers for module in (layer, nn.ReLU())))
+        self.stages = tuple(range(2, 2 * len(layers) + 1, 2))
         self.head = linear(widths[-1], n_classes, source)
 
-    def features(self, x: Tensor) -> Tensor:
-        """What the last hidden layer sees in x: [N, H]."""
-        return self.trunk(x.flatten(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, D] or [N, ...] -> logits [N, C]."""
-        return self.head(self.features(x))
-
-
-class ConvNet(nn.Module):
+class ConvNet(Classifier):
     """Two convolutions with pooling and one hidden layer: x [N, D] or [N, channels, H, W] -> logits [N, C].
 
     shape: (channels, H, W) of one image, with H and W at least 4.
@@ -60,15 +100,12 @@ class ConvNet(nn.Module):
             _convolution(width, 2 * width, source), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
             linear(2 * width * (height // 4) * (side // 4), 4 * width, source), nn.ReLU(),
         )  # fmt: skip
+        self.stages = (3, 7, 9)
         self.head = linear(4 * width, n_classes, source)
 
-    def features(self, x: Tensor) -> Tensor:
-        """What the last hidden layer sees in x: [N, 4 * width]."""
-        return self.trunk(x.reshape(-1, *self.shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, D] or [N, channels, H, W] -> logits [N, C]."""
-        return self.head(self.features(x))
+    def inputs(self, x: Tensor) -> Tensor:
+        """x [N, D] or [N, channels, H, W] -> [N, channels, H, W]."""
+        return x.reshape(-1, *self.shape)
 
 
 def linear(in_features: int, out_features: int, source: torch.Generator) -> nn.Linear:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cllab.device import generator
 from cllab.models import MLP, ConvNet
 from cllab.streams import digits
 
@@ -33,6 +34,31 @@ def test_weights_come_from_the_seed_only(make):
 def test_initial_spread_is_pytorchs():
     weight = MLP(400, [300], 10).trunk[0].weight
     assert weight.abs().max() <= 1 / 20 and weight.std().item() == pytest.approx(1 / 20 / 3**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(("model", "stages"), [(MLP(64, [8, 6], 3), 2), (ConvNet((1, 8, 8), 3), 3)])
+def test_cut_anywhere_and_nothing_is_lost(model, stages):
+    x = digits().x[:7]
+    for stage in range(1, stages + 1):
+        h = model.lower(stage)(model.inputs(x))
+        assert torch.equal(model.upper(stage)(h), model(x))
+    low, up = [{id(p) for p in half.parameters()} for half in (model.lower(1), model.upper(1))]
+    assert low | up == {id(p) for p in model.parameters()} and not low & up
+    for stage in (0, stages + 1):
+        with pytest.raises(ValueError, match="stage"):
+            model.lower(stage)
+
+
+def test_a_head_grows_and_keeps_what_it_had():
+    model, x = MLP(64, [8], 3).double(), digits().x[:7].double()
+    before = model(x)
+    model.grow_head(5, generator(1))
+    assert torch.equal(model(x)[:, :3], before) and model(x).shape == (7, 5) and model(x).dtype == torch.float64
+    head = model.head
+    model.grow_head(5, generator(1))
+    assert model.head is head  # nothing to add
+    with pytest.raises(ValueError, match="n_classes"):
+        model.grow_head(4, generator(1))
 
 
 @pytest.mark.parametrize(

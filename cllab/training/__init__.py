@@ -1,8 +1,9 @@
 """One training loop as a generator of events, the hooks of a method, and the history of a run."""
 
 from cllab.training.baselines import Joint
-from cllab.training.batch import Batch, Part, masked, task_loss
+from cllab.training.batch import Batch, Part, masked, shuffled, task_loss
 from cllab.training.context import Context, predict
+from cllab.training.evaluating import evaluating, frozen_copy
 from cllab.training.events import Evaluated, Event, Phase, Step, TaskEnded, TaskStarted
 from cllab.training.history import History
 from cllab.training.loop import fit, run
@@ -10,5 +11,5 @@ from cllab.training.method import Method
 
 __all__ = [
     "Batch", "Context", "Evaluated", "Event", "History", "Joint", "Method", "Part", "Phase", "Step", "TaskEnded",
-    "TaskStarted", "fit", "masked", "predict", "run", "task_loss",
+    "TaskStarted", "evaluating", "fit", "frozen_copy", "masked", "predict", "run", "shuffled", "task_loss",
 ]  # fmt: skip

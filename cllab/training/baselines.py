@@ -27,6 +27,10 @@ class Joint(Method):
             self.task = torch.cat([torch.full_like(task.y, i) for i, task in enumerate(past)])
             self.allowed = ctx.allowed(self.task)
 
+    def memory_bytes(self) -> int:
+        """Bytes of all earlier tasks' rows and labels."""
+        return 0 if self.x is None else self.x.nbytes + self.y.nbytes
+
     def replay(self, ctx: Context, batch: Batch) -> list[Batch]:
         """Rows of the past, in proportion."""
         if self.x is None:

@@ -1,6 +1,6 @@
 """Rows to train on, each with its task, the classes it may use, and where it came from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, source: str, x: Tensor, y: Tensor, task: Tensor, allowed: Tensor, weight: float = 1.0) -> "Batch":
-        """A batch whose rows all have one source. New rows weigh 1."""
+        """A batch whose rows all have one source. New rows weigh 1; rows of weight 0 carry no task loss."""
         return cls(x, y, task, allowed, (Part(source, slice(0, len(y)), weight),))
 
     @classmethod
@@ -49,6 +49,11 @@ class Batch(NamedTuple):
         return next((part.rows for part in self.parts if part.source == source), slice(0, 0))
 
 
+def shuffled(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The numbers 0 .. n - 1 in a random order, `batch_size` at a time: one epoch, int64 on the CPU."""
+    yield from torch.randperm(n, generator=generator).split(batch_size)
+
+
 def masked(logits: Tensor, allowed: Tensor) -> Tensor:
     """Logits [B, H] with -inf for every class that a row may not use; allowed is bool [B, C] or [C].
 
@@ -64,10 +69,12 @@ def task_loss(logits: Tensor, batch: Batch) -> Tensor:
     """Weighted mean of the parts' cross-entropies: sum_p w_p mean_{i in p} CE_i / sum_p w_p.
 
     The weights are explicit because a mean over the union of unequal parts would weigh them by their sizes.
+    Parts of weight 0 are there for a method's own term and are left out.
     """
     logits = masked(logits, batch.allowed)
     if len(batch.parts) == 1:
         return F.cross_entropy(logits, batch.y)
-    means = [F.cross_entropy(logits[part.rows], batch.y[part.rows]) for part in batch.parts]
-    weights = [part.weight for part in batch.parts]
+    parts = [part for part in batch.parts if part.weight > 0]
+    means = [F.cross_entropy(logits[part.rows], batch.y[part.rows]) for part in parts]
+    weights = [part.weight for part in parts]
     return sum(w * mean for w, mean in zip(weights, means, strict=True)) / sum(weights)

@@ -135,13 +135,23 @@ class Context:
 
     def evaluate(self, after: int) -> Evaluated:
         """Accuracy on every task's test set after learning task `after` (-1: before any)."""
-        accuracy = []
+        accuracy, earlier = [], []
         for j, task in enumerate(self.stream):
             task_id = j if self.stream.scenario == "task" else None
             seen = max(after, j)
             answer = predict(self.model, task.x_test, self.stream, seen=seen, task_id=task_id, methods=self.methods)
             accuracy.append((answer == task.y_test).double().mean().item())
-        return Evaluated(after, tuple(accuracy), self.step)
+            if j < after:
+                earlier.append(answer.cpu())
+        return Evaluated(after, tuple(accuracy), self.step, self._newest(after, earlier))
+
+    def _newest(self, after: int, earlier: list[Tensor]) -> float | None:
+        """How many of the answers to earlier tasks' test rows name a class that came with task `after`."""
+        if self.stream.scenario != "class" or not earlier:
+            return None
+        known = {c for task in self.stream.tasks[:after] for c in task.classes}
+        new = torch.tensor(sorted(set(self.stream[after].classes) - known), dtype=torch.int64)
+        return torch.isin(torch.cat(earlier), new).double().mean().item()
 
 
 @torch.no_grad()
@@ -192,6 +202,9 @@ def _method_list(methods) -> list[Method]:
             raise TypeError(f"methods must hold cllab.training.Method objects, got {type(method).__name__}")
     if len({id(method) for method in methods}) != len(methods):
         raise ValueError("methods must not hold the same object twice")
+    replacing = [type(m).__name__ for m in methods if type(m).task_loss is not Method.task_loss]
+    if len(replacing) > 1:
+        raise ValueError(f"methods must replace the task loss at most once, {' and '.join(replacing)} each do")
     return methods
 
 

@@ -1,6 +1,7 @@
-"""Look at a model without changing it."""
+"""Look at a model without changing it, or keep it as it is now."""
 
 import contextlib
+import copy
 
 from torch import nn
 
@@ -15,3 +16,8 @@ def evaluating(model: nn.Module):
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy that stays what the model is now: eval mode (no dropout), parameters that take no gradient."""
+    return copy.deepcopy(model).eval().requires_grad_(False)

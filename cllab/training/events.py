@@ -38,17 +38,22 @@ class Phase:
 class Evaluated:
     """accuracy[j] in [0, 1] on the test set of task j, while learning task `task`, after `step` steps.
 
-    task is -1 for the untrained model.
+    task is -1 for the untrained model. newest: which share of the earlier tasks' test rows is answered with a class
+    that came with this task, the recency bias of a class-incremental run; None elsewhere and before the second task.
     """
 
     task: int
     accuracy: tuple[float, ...]
     step: int = 0
+    newest: float | None = None
 
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """Task number `task` is over, its Evaluated event was the last; `seconds` it took are in info."""
+    """Task number `task` is over, its Evaluated event was the last.
+
+    info: the `seconds` it took, and `memory_bytes` of each method that keeps something of earlier tasks' data.
+    """
 
     task: int
     info: dict = field(default_factory=dict)

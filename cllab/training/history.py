@@ -10,7 +10,7 @@ import numpy as np
 from cllab import checks, metrics
 from cllab.training.events import Evaluated, Event, Step, TaskEnded
 
-FORMAT = 1
+FORMAT = 2
 
 
 class History:
@@ -71,7 +71,7 @@ class History:
         """The whole history as a JSON text; numbers keep every bit."""
         return json.dumps({
             "format": FORMAT, "task_names": self.task_names, "settings": self.settings, "ended": self.ended,
-            "curve": [[point.task, point.step, list(point.accuracy)] for point in self.curve],
+            "curve": [[p.task, p.step, list(p.accuracy), p.newest] for p in self.curve],
             "losses": [[s.task, s.step, s.losses, s.info] for s in self.losses],
         })  # fmt: skip
 
@@ -85,13 +85,14 @@ class History:
             names = [str(name) for name in data["task_names"]]
             history, last = cls(names, data["settings"]), len(names) - 1
             history.ended = checks.integer("ended", data["ended"], 0, len(names))
-            for task, step, accuracy in data["curve"]:
+            for task, step, accuracy, newest in data["curve"]:
                 checks.integer("task", task, -1, last)
                 checks.integer("step", step, 0)
                 values = tuple(checks.number("accuracy", a, 0.0, 1.0) for a in accuracy)
                 if len(values) != len(names):
                     raise ValueError("accuracies and tasks differ in number")
-                history.curve.append(Evaluated(task, values, step))
+                share = None if newest is None else checks.number("newest", newest, 0.0, 1.0)
+                history.curve.append(Evaluated(task, values, step, share))
             for task, step, losses, info in data["losses"]:
                 checks.integer("task", task, 0, last)
                 terms = {str(name): checks.number(name, value, -math.inf) for name, value in losses.items()}

@@ -110,7 +110,9 @@ def _events(ctx: Context, state, eval_every, checkpoint, checkpoint_every) -> Ge
             for phase in method.end_task(ctx):
                 yield note(phase)
         yield note(ctx.evaluate(after=ctx.task_index))
-        ended = note(TaskEnded(ctx.task_index, {"seconds": time.perf_counter() - clock}))
+        kept = {repr(method): size for method in ctx.methods if (size := method.memory_bytes())}
+        info = {"seconds": time.perf_counter() - clock, "memory_bytes": kept}
+        ended = note(TaskEnded(ctx.task_index, info))
         ctx.task_index += 1
         if checkpoint is not None:
             checkpoints.save(checkpoint, ctx, started=False)
@@ -139,7 +141,9 @@ def _step(ctx: Context, batch: Batch) -> Step:
     # 2. one forward pass over all rows, the task loss, and each method's named terms
     with ctx.randomness():
         outputs = ctx.model(rows.x)
-    losses = {"task": task_loss(outputs, rows)}
+    answers = (method.task_loss(ctx, rows, outputs) for method in ctx.methods)
+    replaced = next((loss for loss in answers if loss is not None), None)
+    losses = {"task": task_loss(outputs, rows) if replaced is None else replaced}
     for method in ctx.methods:
         for name, loss in method.losses(ctx, rows, outputs).items():
             losses[_unused(name, losses)] = loss

@@ -46,6 +46,10 @@ class Method:
         """Step 1. More rows to train on together with the new `batch`."""
         return []
 
+    def task_loss(self, ctx: "Context", batch: Batch, outputs: Tensor) -> Tensor | None:
+        """Step 2. The task loss in place of cross-entropy, or None; one method of a run may replace it, not two."""
+        return None
+
     def losses(self, ctx: "Context", batch: Batch, outputs: Tensor) -> dict[str, Tensor]:
         """Step 2. Named scalars added to the task loss; `batch` holds all rows, `outputs` their unmasked logits."""
         return {}
@@ -63,6 +67,10 @@ class Method:
     def predict(self, model: nn.Module, x: Tensor, allowed: Tensor, task_id: int | None) -> Tensor | None:
         """Scores [N, C] in place of the model's logits, or None. The first method that answers wins."""
         return None
+
+    def memory_bytes(self) -> int:
+        """Bytes of what is kept of earlier tasks' data (rows, latents, logits, a generator), told after each task."""
+        return 0
 
     def state_dict(self) -> dict:
         """Everything a checkpoint must hold besides the settings: tensors, numbers, strings, lists, dicts."""
