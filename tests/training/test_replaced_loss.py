@@ -57,7 +57,7 @@ def test_rows_of_weight_zero_carry_no_task_loss(stream):
         run(model, stream, methods)
     # not to the last bit: a matrix product over more rows adds in another order
     assert torch.allclose(bits(models[0]), bits(models[1]), atol=1e-5)
-    assert not torch.allclose(bits(models[0]), bits(models[2]), atol=1e-2)
+    assert not torch.allclose(bits(models[0]), bits(models[2]), atol=1e-4)
 
 
 def test_answers_in_the_newest_classes_are_counted(stream):
