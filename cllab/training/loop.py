@@ -81,8 +81,8 @@ def _events(ctx: Context, state, eval_every, checkpoint, checkpoint_every) -> Ge
         return event
 
     ctx.start_run()
+    ctx.model.train()  # before a resumed run sets up its tasks again: a method may hold a frozen part in eval mode
     started = False if state is None else checkpoints.restore(state, ctx)
-    ctx.model.train()
     if state is None:
         yield note(ctx.evaluate(after=-1))
 
@@ -147,18 +147,21 @@ def _step(ctx: Context, batch: Batch) -> Step:
     for method in ctx.methods:
         for name, loss in method.losses(ctx, rows, outputs).items():
             losses[_unused(name, losses)] = loss
-    # 3. the gradient of the task loss alone, for methods that ask
-    if any(method.needs_task_gradient for method in ctx.methods):
-        named = {n: p for n, p in ctx.model.named_parameters() if p.requires_grad}
-        alone = torch.autograd.grad(losses["task"], list(named.values()), retain_graph=True, allow_unused=True)
-        ctx.task_gradient = {n: g for n, g in zip(named, alone, strict=True) if g is not None}
     values = {name: loss.item() for name, loss in losses.items()}
     if not all(math.isfinite(value) for value in values.values()):
         raise FloatingPointError(
             f"the loss is no longer finite at step {ctx.step + 1} ({values}): lower the learning rate or the "
             "coefficient of the term that grew"
         )
-    sum(losses.values()).backward()
+    # 3. the gradient of the sum, and that of the task loss alone for methods that ask
+    if any(method.needs_task_gradient for method in ctx.methods):
+        task, *terms = (loss for loss in losses.values() if loss.requires_grad)
+        task.backward(retain_graph=bool(terms))
+        ctx.task_gradient = {n: p.grad.clone() for n, p in ctx.model.named_parameters() if p.grad is not None}
+    else:
+        terms = list(losses.values())
+    if terms:
+        sum(terms).backward()
     # 4. edit the gradient
     for method in ctx.methods:
         method.gradients(ctx)
