@@ -14,6 +14,8 @@ LABS = Path(__file__).parent / "labs"
 PAGES = (
     ("forgetting", "Forgetting curves", ":material/show_chart:", "Train on task after task, watch the first one fade."),
     ("herding", "Herding steps", ":material/scatter_plot:", "Choose the few samples whose mean stays true."),
+    ("memory", "Memory", ":material/inbox:", "A stream flows past a few slots: who is remembered?"),
+    ("generative", "Generative replay", ":material/auto_awesome:", "A generator learns from itself: what fades first?"),
     ("routing", "Expert routing", ":material/account_tree:", "Tokens find their experts while a mixture trains."),
 )
 

@@ -1,36 +1,43 @@
-"""Page 2, herding steps: choose exemplars one by one, cut their lists when a class arrives, classify by their means."""
+"""Page 2, herding: iCaRL by hand, from the loss of a stage to its exemplars, their means and what these answer."""
 
 import streamlit as st
 
+from cllab.replay import ICaRL, icarl_loss, icarl_targets
 from cllab.replay.herding import _greedy, herding_steps, nearest_class_mean, quota
-from labs import herding_real
+from labs import herding_real, herding_trained
 from labs import herding_traces as traces
 from labs.controls import Controls, show_code
 from labs.player import player
 
 LOOK = (
-    "Each step takes the point nearest to the target (crosshair), so that the mean of the chosen points (◇) follows "
+    "Herding takes the point nearest to the target (crosshair), so that the mean of the chosen points (◇) follows "
     "the mean of their class (✚). When class C arrives, the other lists are only cut at their end, and the means that "
     "classify a new point move."
 )
 PRESETS = {
     "By hand, K = 8": {},
     "The tie, broken last": {"ties": "last"},
-    "Point (2, 2)": {"x": 2.0, "y": 2.0},
-    "Point (0, 0)": {"x": 0.0, "y": 0.0},
+    "The loss of stage 2": {"enter": "Stage 2"},
+    "Point (2, 2)": {"x": 2.0, "y": 2.0, "enter": "Tie (2, 2)"},
+    "Point (0, 0)": {"x": 0.0, "y": 0.0, "enter": "Tie (0, 0)"},
     "K = 3: one row each": {"capacity": 3},
     "Let me guess": {"predict": True},
+    "Features that move": {"view": "A real run"},
 }
 CLAIMS = {
     "By hand, K = 8": "A and B keep four points each, then C arrives and everybody keeps two.",
     "The tie, broken last": "At the second choice two points are equally near; taking the other moves the final means.",
+    "The loss of stage 2": "Two outputs aim at what the old network says, the new one at the label.",
     "Point (2, 2)": "It belongs to A and to B, and after stage 1 it is exactly as far from both means.",
     "Point (0, 0)": "It belongs to A and to C, and after stage 2 it is exactly as far from both means.",
     "K = 3: one row each": "The smallest budget: each class is represented by the one point nearest to its mean.",
     "Let me guess": "You name the next point before herding does.",
+    "Features that move": "In a real run each stage moves the features, and means of before answer worse.",
 }
-STAGE = {"Point (2, 2)": 0, "Point (0, 0)": 1}  # presets about the memory at the end of a stage, and which
-DEFAULTS = {"capacity": 8, "ties": "first", "x": 0.9, "y": 0.7, "predict": False, **herding_real.DEFAULTS}
+DEFAULTS = {
+    "capacity": 8, "ties": "first", "x": 0.9, "y": 0.7, "predict": False, "enter": "Stage 1", **herding_real.DEFAULTS,
+    **herding_trained.DEFAULTS,
+}  # fmt: skip
 
 
 class Settings(Controls):
@@ -57,20 +64,20 @@ class Settings(Controls):
 
 def main() -> None:
     page = Settings("herd")
-    page.head("Herding steps", LOOK, lesson="01")
+    page.head("Herding steps", LOOK, lesson="04")
     page.presets(PRESETS, on_pick=picked, claims=CLAIMS)
-    about = "Fifteen points by hand, real images, or the error of herding beside that of random choices."
+    about = "Fifteen points by hand, a real iCaRL run, real images, or herding's error beside that of random choices."
     view = page.choice("view", "View", list(VIEWS), "By hand", help=about, label_visibility="collapsed")
     VIEWS[view](page)
     page.finish()
     note = "`herding_steps` checks its arguments and runs `_greedy`; the player shows what each step yields."
-    show_code(herding_steps, _greedy, quota, nearest_class_mean, note=note)
-    st.caption("Lesson 01 shows the forgetting that a memory of exemplars repairs; lesson 04, iCaRL, is planned.")
+    method = (ICaRL,) if view == "A real run" else ()
+    show_code(*method, icarl_targets, icarl_loss, herding_steps, _greedy, quota, nearest_class_mean, note=note)
+    st.caption("Lesson 04 goes through this story by hand; lesson 01 shows the forgetting that exemplars repair.")
 
 
 def picked(label: str) -> None:
-    """A preset was chosen: start the story anew, or at the end of the stage that it is about."""
-    st.session_state["herd.stage"] = STAGE.get(label)
+    """A preset was chosen: start the story anew, at the place that it is about."""
     for name in ("herd.guesses", "herd.placed"):
         st.session_state.pop(name, None)
     st.session_state["herd.round"] = st.session_state.get("herd.round", 0) + 1
@@ -80,6 +87,7 @@ def picked(label: str) -> None:
 
 
 def show_toy(page: Settings) -> None:
+    above = st.container()
     picture, side = st.columns([3, 1], gap="medium")
     with side:
         about = "Rows of memory for all classes together. With t classes each may keep m = ⌊K / t⌋."
@@ -90,13 +98,15 @@ def show_toy(page: Settings) -> None:
         predict = page.toggle("predict", "Let me guess first", DEFAULTS["predict"], help=about)
         query = (DEFAULTS["x"], DEFAULTS["y"]) if predict else query_point(page)
     whole = toy_trace(capacity, ties)
+    if predict:
+        with picture:
+            play(*guess(whole, f"{capacity} {ties}"), None)
+        return
+    with above:
+        about = "Where in the story the player begins; from there it plays on."
+        enter = page.choice("enter", "Enter the story at", list(traces.ENTRIES), DEFAULTS["enter"], help=about)
     with picture:
-        if predict:
-            trace, step = guess(whole, f"{capacity} {ties}")
-            play(trace, step, None)
-            return
-        stage = st.session_state.get("herd.stage")
-        play({**whole, "query": list(query)}, 0 if stage is None else traces.last_steps(whole)[stage], query)
+        play({**whole, "query": list(query)}, traces.entry(whole, enter), query, not enter.startswith("Tie"))
         for column, number, end in zip(st.columns(2), (1, 2), traces.last_steps(whole), strict=True):
             with column:
                 show_verdict(number, whole["steps"][end]["quota"], traces.exemplar_means(whole, end), query)
@@ -113,7 +123,7 @@ def query_point(page: Settings) -> tuple[float, float]:
 
 
 @st.fragment
-def play(trace: dict, step: int, query: tuple[float, float] | None) -> None:
+def play(trace: dict, step: int, query: tuple[float, float] | None, autoplay: bool = False) -> None:
     """The player. Its steps concern nobody else; a point placed in it changes the whole page."""
     if st.session_state.pop("herd.moved", False):
         st.rerun()
@@ -123,7 +133,6 @@ def play(trace: dict, step: int, query: tuple[float, float] | None) -> None:
     shown = None if query is None or (query == (DEFAULTS["x"], DEFAULTS["y"]) and not placed) else list(query)
     if placed != shown:  # the browser still reports the point that was placed before the fields were changed
         st.session_state.get(f"{key}_asked", {}).pop("query", None)
-    autoplay = query is not None and step == 0
     player(trace, key=key, step=step, query=shown, autoplay=autoplay, on_change=lambda: moved(key))
 
 
@@ -199,7 +208,8 @@ def toy_trace(capacity: int, ties: str) -> dict:
 
 
 VIEWS = {
-    "By hand": show_toy, "Real digits": herding_real.show_digits, "Against random": herding_real.show_random,
+    "By hand": show_toy, "A real run": herding_trained.show_trained, "Real digits": herding_real.show_digits,
+    "Against random": herding_real.show_random,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from cllab import checks
 from cllab.device import generator
 from cllab.models import MLP
 from cllab.player import herding_trace
+from cllab.player.from_icarl import TrainingRow
 from cllab.replay.herding import herding, herding_steps, nearest_class_mean, quota, unit_rows
 from cllab.streams import digits, icarl_toy, split
 from cllab.training import run
@@ -22,6 +23,15 @@ CLASSES = ("A", "B", "C")
 STAGES = ((0, 1), (2,))
 TOY = icarl_toy()
 FEATURES = ("network", "pixels")
+TRAINING = (TrainingRow(1, (0.5, 0.5)), TrainingRow(3, (0.8, 0.15, 0.05), (0.9, 0.1)))
+"""Outputs for the loss of each stage: an untrained network's, then the worked example of iCaRL's loss."""
+TESTS = (((0.9, 0.7), (2.0, 2.0)), ((0.9, 0.7), (-0.9, -0.6), (0.0, 0.0), (2.0, 2.0)))
+"""Test points after each stage; (2, 2) ties after stage 1, (0, 0) after stage 2."""
+ENTRIES = {
+    "Stage 1": (0, "arrive", None), "Stage 2": (1, "arrive", None), "Test points": (1, "test", (0.9, 0.7)),
+    "Tie (2, 2)": (0, "test", (2.0, 2.0)), "Tie (0, 0)": (1, "test", (0.0, 0.0)),
+}  # fmt: skip
+"""Where one may enter the story: the stage, the phase and the test point of a step."""
 PER_DIGIT = 60
 """Training images of each digit in the picture: enough for herding, few enough to see."""
 
@@ -37,14 +47,16 @@ class Digits(NamedTuple):
 
 
 def toy_trace(capacity: int = 8, ties: str = "first") -> dict:
-    """The A/B/C toy from the first choice to the last verdict, as a "herding" trace.
+    """The A/B/C toy as an iCaRL walk, from the first arrival to the last verdict, a "herding" trace.
 
     A and B arrive and keep m = floor(K/2) rows each; then C arrives, both lists are cut to m = floor(K/3), and C is
-    herded. capacity: K >= 3; ties: "first" or "last" row among equally near ones.
+    herded. Each stage begins with the loss of one training row and ends with test points. The toy's features are its
+    coordinates and no network moves them: the outputs in the loss are made-up numbers.
+    capacity: K >= 3; ties: "first" or "last" row among equally near ones.
     """
     return herding_trace(
         TOY.x, TOY.y, capacity=capacity, stages=STAGES, classes=CLASSES, names=[point(row) for row in TOY.x], ties=ties,
-        title=f"Classes A and B, then C: a memory of K = {capacity}",
+        training=TRAINING, tests=TESTS, title=f"Classes A and B, then C: a memory of K = {capacity}",
         alt=f"Fifteen points of three classes in the plane; herding fills a memory of {capacity} rows one by one.",
     )  # fmt: skip
 
@@ -57,6 +69,15 @@ def choices(trace: dict) -> list[int]:
 def last_steps(trace: dict) -> list[int]:
     """The steps that end a stage, where the memory is complete and a query point can be classified."""
     return [i for i, step in enumerate(trace["steps"]) if step["phase"] == "ncm"]
+
+
+def entry(trace: dict, name: str) -> int:
+    """The step of the toy's trace at which one enters the story: the first that `ENTRIES[name]` describes."""
+    stage, phase, query = ENTRIES[name]
+    first = [i for i, step in enumerate(trace["steps"]) if step["phase"] == "arrive"][stage]
+    after = enumerate(trace["steps"][first:], first)
+    query = None if query is None else list(query)
+    return next(i for i, step in after if step["phase"] == phase and query in (None, step.get("query")))
 
 
 def asked(trace: dict, question: int) -> dict:

@@ -26,9 +26,11 @@ def _source(thing: Any) -> str:
 
 
 def lesson_link(number: str) -> None:
-    """Where the page's lesson is: a link into JupyterLab, and the command that starts it."""
+    """Where the page's lesson is: a link into JupyterLab, and the command that starts it. Nothing without its file."""
     found = next(iter(sorted(NOTEBOOKS.glob(f"{number}_*.ipynb"))), None)
-    name = found.name if found else ""
+    if found is None:
+        return
+    name = found.name
     path = st.get_option("server.baseUrlPath").strip("/")
     proxied = path.endswith("cllab")  # JupyterLab serves the lab, so it is running already
     jupyter = f"/{path.removesuffix('cllab')}" if proxied else "http://localhost:8888/"

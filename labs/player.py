@@ -42,7 +42,8 @@ def player(
     for name, value in (("step", min(max(int(step), 0), last)), ("query", query)):
         if name not in asked or asked[name] != value:
             asked[name] = state[name] = value
-    shown = {"step": min(int(state.get("step") or 0), last), "query": state.get("query")}
+    at = state.get("step")  # None while the browser has told only a query point
+    shown = {"step": min(int(asked["step"] if at is None else at), last), "query": state.get("query")}
     nothing = on_change or (lambda: None)
     result = _component(
         key=key,

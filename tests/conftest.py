@@ -11,7 +11,7 @@ import pytest
 hypothesis.settings.register_profile("cllab", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("cllab")
 
-BROWSER_FIXTURES = {"browser", "open_page", "page", "lab_url"}
+BROWSER_FIXTURES = {"browser", "windows", "open_page", "page", "lab_url"}
 
 
 def pytest_collection_modifyitems(items):
@@ -20,8 +20,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.browser)
         if {"AppTest", "open_lab_page"} & set(dir(getattr(item, "module", None))):
             item.add_marker(pytest.mark.slow)  # a page is run for each of them
-    # what takes long first, so that no worker is left alone with it at the end
-    items.sort(key=lambda item: not (item.get_closest_marker("browser") or item.path.suffix == ".ipynb"))
+    items.sort(key=_turn)
+
+
+def _turn(item) -> int:
+    """What takes long comes first, so that no worker is left alone with it at the end."""
+    if item.get_closest_marker("browser") or item.path.suffix == ".ipynb":
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
 
 
 @pytest.fixture(scope="session")
@@ -49,25 +55,29 @@ def browser():
         found.close()
 
 
+@pytest.fixture(scope="module")
+def windows(browser):
+    """The browser's windows, which the tests of a module use one after the other."""
+    from tests.tools.windows import Windows
+
+    return Windows(browser)
+
+
 @pytest.fixture
-def open_page(browser):
-    """Function that opens a page in a context of its own (viewport, color_scheme, ...: Playwright's options).
-    At the end no page may have thrown an error or written one to its console."""
-    contexts, errors = [], []
+def open_page(windows):
+    """Function that opens an empty page (viewport, color_scheme, ...: Playwright's options of a context). The pages of
+    a test share nothing; at its end none of them may have thrown an error or written one to its console."""
+    opened, errors = [], []
 
     def open_(**options):
-        settings = {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **options}
-        context = browser.new_context(**settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: errors.append(f"page error: {error}"))
-        page.on("console", lambda message: errors.append(message.text) if _is_own_error(message) else None)
-        return page
+        opened.append(window := windows.take(**options))
+        window.listen("pageerror", lambda error: errors.append(f"page error: {error}"))
+        window.listen("console", lambda message: errors.append(message.text) if _is_own_error(message) else None)
+        return window.page
 
     yield open_
-    for context in contexts:
-        context.close()
+    for window in opened:
+        windows.give_back(window)
     assert not errors, "\n".join(errors)
 
 

@@ -1,1 +1,1 @@
-"""Measurements: `python -m cllab.bench overhead` for speed, `... split_mnist` for a published table."""
+"""Measurements: `python -m cllab.bench overhead` and `replay` for speed, `split_mnist` for a published table."""

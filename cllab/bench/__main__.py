@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from cllab.bench import overhead, split_mnist
+from cllab.bench import overhead, replay, split_mnist
 from cllab.bench.report import machine, table
 from cllab.device import pick_device
 from cllab.training.history import write_whole
 
-BENCHMARKS = {"overhead": overhead, "split_mnist": split_mnist}
+BENCHMARKS = {"overhead": overhead, "replay": replay, "split_mnist": split_mnist}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,12 +1,8 @@
 """What the readable loop, replay, EWC, Fisher, reservoir and herding cost, as ratios measured in one process."""
 
 import argparse
-import contextlib
-import ctypes
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +10,18 @@ from torch import nn
 
 from cllab import checks
 from cllab.bench.report import Row, at_least, at_most
+from cllab.bench.timing import HIDDEN, fit_loop, keep_freed_memory, random_task, ratio, timed_call
 from cllab.device import cpu_threads, generator
 from cllab.models import MLP
 from cllab.regularization import EWC, fisher_diagonal
 from cllab.replay import ExperienceReplay, Reservoir, herding
-from cllab.streams import Stream, Task
-from cllab.training import Step, fit
+from cllab.streams import Task
 
 try:
     import resource
 except ImportError:  # Windows has no such counter
     resource = None
 
-HIDDEN = [256, 256]
 EPOCHS = 100
 
 
@@ -38,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
     rounds = checks.integer("rounds", options.rounds, 1)
     steps = checks.integer("steps", options.steps, 1)
-    _keep_freed_memory()
+    keep_freed_memory()
     with cpu_threads(1):
         memory = herding_memory(device)  # first: the process's peak only ever rises
         return [
@@ -55,15 +50,10 @@ def loops(rounds: int, steps: int, device: torch.device) -> list[Row]:
     ]
     rows = []
     for name, batch_size, methods, limit, detail in contests:
-        bare, ours = bare_loop(batch_size, device), fit_loop(methods, device)
-        ratios, seconds = [], []
-        for block in range(rounds + 1):
-            a, b = timed(bare, steps, device), timed(ours, steps, device)
-            if block:  # the first block warms up
-                ratios.append(b / a)
-                seconds.append(a / steps)
-        detail += f"; median of {rounds} interleaved blocks; bare {1e3 * statistics.median(seconds):.2f} ms/step"
-        rows.append(at_most(name, statistics.median(ratios), "x", limit, detail))
+        bare, ours = bare_loop(batch_size, device), fit_loop(methods, two_tasks(device), EPOCHS, device)
+        value, seconds = ratio(bare, ours, rounds, steps, device)
+        detail += f"; median of {rounds} interleaved blocks; bare {1e3 * seconds:.2f} ms/step"
+        rows.append(at_most(name, value, "x", limit, detail))
     return rows
 
 
@@ -119,7 +109,7 @@ def herding_memory(device: torch.device, n: int = 20_000) -> list[Row]:
 def bare_loop(batch_size: int, device: torch.device) -> Iterator[None]:
     """What one writes by hand: no masks, no events, no methods. Steps on the second task."""
     model, source = MLP(784, HIDDEN, 10).to(device), generator(0)
-    for task in _two_tasks(device):
+    for task in two_tasks(device):
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         for _ in range(EPOCHS):
             order = torch.randperm(len(task.y), generator=source).to(device)
@@ -130,14 +120,6 @@ def bare_loop(batch_size: int, device: torch.device) -> Iterator[None]:
                 optimizer.step()
                 if task.name == "second":
                     yield
-
-
-def fit_loop(methods: list, device: torch.device) -> Iterator[None]:
-    """The same with `fit`, on the same data."""
-    stream = Stream(_two_tasks(device), "class", 10)
-    for event in fit(MLP(784, HIDDEN, 10), stream, methods, epochs=EPOCHS, device=device):
-        if isinstance(event, Step) and event.task == 1:
-            yield
 
 
 def fisher_loop(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -153,54 +135,13 @@ def fisher_loop(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: value / len(x) for name, value in total.items()}
 
 
-def timed(loop: Iterator[None], steps: int, device: torch.device) -> float:
-    """Seconds that `steps` turns of `loop` take."""
-    return timed_call(lambda: [next(loop) for _ in range(steps)], device)[0]
-
-
-def timed_call(call: Callable, device: torch.device) -> tuple[float, object]:
-    """Seconds and result of `call`.
-
-    On the CPU these are the process's CPU seconds: with one thread they equal elapsed time on an idle machine, and
-    other programs disturb them less. On a GPU, elapsed seconds until it has finished.
-    """
-    clock = time.process_time
-    if device.type == "cuda":
-        clock = time.perf_counter
-        torch.cuda.synchronize(device)
-    start = clock()
-    result = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - start, result
-
-
-def _two_tasks(device: torch.device) -> tuple[Task, Task]:
+def two_tasks(device: torch.device) -> tuple[Task, Task]:
     """A short first task, which gives a memory and an anchor something to hold, and a long second one."""
-    return _task("first", 64, (0, 5), device), _task("second", 6400, (5, 10), device)
-
-
-def _task(name: str, n: int, classes: tuple[int, int], device: torch.device) -> Task:
-    source = generator(0, name)
-    x, y = torch.rand(n, 784, generator=source), torch.randint(*classes, (n,), generator=source)
-    return Task(x.to(device), y.to(device), x[:16].to(device), y[:16].to(device), tuple(range(*classes)), name)
+    return random_task("first", 64, range(5), device), random_task("second", 6400, range(5, 10), device)
 
 
 def _features(n: int, device: torch.device) -> torch.Tensor:
     return torch.randn(n, 512, generator=generator(0, "features")).to(device)
-
-
-def _keep_freed_memory() -> None:
-    """Ask glibc not to hand freed memory back to the system between steps.
-
-    Whether it does is chance (the layout of the heap), costs a loop up to half its time in page faults, and differs
-    from one loop of this process to the next: ratios between 0.8 and 1.8 were seen for the same two loops.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):
-            libc, threshold_of_mmap, threshold_of_trim = ctypes.CDLL(None), -3, -1
-            libc.mallopt(threshold_of_mmap, 1 << 30)
-            libc.mallopt(threshold_of_trim, 1 << 30)
 
 
 def _peak_bytes(device: torch.device) -> int:

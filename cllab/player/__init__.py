@@ -11,8 +11,12 @@ from pathlib import Path
 
 from cllab.player.traces import (
     cell_string,
+    features_trace,
+    generations_trace,
     grid_points,
     herding_trace,
+    image_digits,
+    memory_trace,
     round_trace,
     routing_trace,
     run_trace,
@@ -21,8 +25,12 @@ from cllab.player.traces import (
 
 __all__ = [
     "cell_string",
+    "features_trace",
+    "generations_trace",
     "grid_points",
     "herding_trace",
+    "image_digits",
+    "memory_trace",
     "page",
     "round_trace",
     "routing_trace",
@@ -38,6 +46,10 @@ PARTS = (
     "tools.js",
     "views_herding.js",
     "views_herding_panels.js",
+    "views_herding_loss.js",
+    "views_features.js",
+    "views_generations.js",
+    "views_memory.js",
     "views_routing.js",
     "views_run.js",
 )

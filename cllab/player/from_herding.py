@@ -1,4 +1,7 @@
-"""The trace of herding over stages: new classes are herded, old ones cut to K/t, a query is classified."""
+"""The trace of herding over stages: new classes are herded, old ones cut to K/t, queries are classified.
+
+With `training` and `tests` it is a whole iCaRL walk, with features that stay where they are.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cllab import checks
+from cllab.player.from_icarl import TrainingRow, loss_of_row, say_loss, say_targets, say_test
 from cllab.player.schema import VERSION, round_trace
 from cllab.replay.herding import HerdingStep, herding_steps, quota
 
@@ -21,6 +25,8 @@ def herding_trace(
     images: Tensor | None = None,
     query: Sequence[float] | None = None,
     ties: str = "first",
+    training: Sequence[TrainingRow] | None = None,
+    tests: Sequence[Sequence[Sequence[float]]] | None = None,
     title: str = "Herding",
     alt: str = "",
 ) -> dict:
@@ -34,6 +40,8 @@ def herding_trace(
     classes   C names (A, B, C, ... when None); names: N point names; images: [N, 64] pixels from 0 to 16
     query     [2] where the query point starts in the picture
     ties      "first" or "last", as in `herding_steps`
+    training  for an iCaRL walk: one row per stage whose loss is worked out before anything is chosen
+    tests     for an iCaRL walk: the points [2] to classify after each stage; only where D = 2
 
     Raises ValueError or TypeError naming the argument, as `herding_steps` and `quota` do.
     """
@@ -45,14 +53,22 @@ def herding_trace(
     names = _texts("names", names, _numbered(labels.tolist(), classes))
     stages = _stages(stages, labels, n_classes)
     quota(capacity, sum(len(stage) for stage in stages))  # raises where a class could keep nothing
+    training = _per_stage("training", training, stages)
+    tests = _per_stage("tests", tests, stages)
+    if any(tests) and features.shape[1] != 2:
+        raise ValueError(f"tests must be None unless features have 2 columns, got {features.shape[1]} columns")
 
     book = _Book(features.detach().double(), labels, capacity, classes, names, ties)
-    for stage in stages:
+    for stage, row, points in zip(stages, training, tests, strict=True):
         book.arrive(stage)
+        if row is not None:
+            book.train(row)
         book.truncate()
         for c in stage:
             book.herd(c)
         book.classify(query)
+        for point in points or ():
+            book.test(point)
 
     axis = "feature {}" if book.flat else "principal direction {}"
     trace = {
@@ -84,6 +100,16 @@ class _Book:
         new = ", ".join(f"{self.classes[c]} with {int((self.labels == c).sum())} points" for c in stage)
         share = f"m = ⌊K / t⌋ = ⌊{self.capacity} / {t}⌋ = {self.m}"
         self._add("arrive", f"New: class {new}. Each class may keep {share}.")
+
+    def train(self, row: TrainingRow) -> None:
+        checks.integer("point in training", row.point, 0, len(self.phi) - 1)
+        old, own = list(self.memory), int(self.labels[row.point])
+        loss = loss_of_row(row, own, old, self.available)
+        targets = say_targets(loss, self.classes, self.names[row.point], self.classes[own])
+        hidden = [column | {"output": None, "loss": None, "gradient": None} for column in loss["columns"]]
+        nothing = dict.fromkeys(("distillation", "floor", "new", "mean"))
+        self._add("train", targets, loss={"row": row.point, "columns": hidden, **nothing})
+        self._add("train", say_loss(loss), loss=loss)
 
     def truncate(self) -> None:
         long = {c: kept for c, kept in self.memory.items() if len(kept) > self.m}
@@ -119,9 +145,15 @@ class _Book:
         text = f"{used} of {self.capacity} slots are used. The nearest memory mean names a query's class."
         self._add("ncm", text, query=None if query is None else list(query))
 
+    def test(self, query: Sequence[float]) -> None:
+        x = checks.floats("a point in tests", torch.tensor(list(query), dtype=torch.float64), 1)
+        owners = [self.classes[c] for c in self.labels[(self.phi == x).all(dim=1)].unique().tolist()]
+        means = {c: self.phi[kept].mean(dim=0) for c, kept in self.memory.items()}
+        self._add("test", say_test(query, means, self.classes, owners), query=list(query))
+
     def _say(self, c: int, step: HerdingStep, tied: list[int], is_tie: bool, name: str = "") -> str:
         place = ", ".join(f"{v:.2f}" for v in self.project(step.target).tolist())
-        where = f" at ({place})" if self.flat else ""
+        where = f" at ({place})".replace("-", "−") if self.flat else ""
         near = f"d² = {float(step.distances.min()):.4g}"
         start = f"Class {self.classes[c]}, choice {step.k}:"
         if is_tie:
@@ -166,6 +198,14 @@ def _stages(stages, labels: Tensor, n_classes: int) -> list[list[int]]:
     if not all(stages) or not flat or len(set(flat)) < len(flat) or not set(flat) <= set(present):
         raise ValueError(f"stages must name each class of {present} at most once, got {stages}")
     return stages
+
+
+def _per_stage(name: str, given: Sequence | None, stages: list) -> Sequence:
+    if given is None:
+        return [None] * len(stages)
+    if len(given) != len(stages):
+        raise ValueError(f"{name} must have one entry for each of the {len(stages)} stages, got {len(given)}")
+    return given
 
 
 def _texts(name: str, given: Sequence[str] | None, default: list[str]) -> list[str]:

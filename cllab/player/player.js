@@ -19,7 +19,8 @@ export function mount(root, options) {
     view = null,
     count = 0,
     at = 0,
-    query = null;
+    query = null,
+    queryAt = null; // the step at which it was placed
   let playing = false,
     frame = null,
     started = 0,
@@ -105,7 +106,7 @@ export function mount(root, options) {
   function update(given) {
     options = { ...options, ...given };
     const fresh = JSON.stringify(options.trace ?? null);
-    if (given.query !== undefined) query = isPoint(given.query) ? given.query : null;
+    if (given.query !== undefined) place(isPoint(given.query) ? given.query : null);
     if (fresh !== signature) {
       const wasPlaying = playing;
       const first = signature === null;
@@ -118,6 +119,11 @@ export function mount(root, options) {
     } else if (view && (given.query !== undefined || dark() !== wasDark)) {
       redraw();
     }
+  }
+
+  function place(point) {
+    if (JSON.stringify(point) !== JSON.stringify(query)) queryAt = at;
+    query = point;
   }
 
   function setStep(step) {
@@ -252,9 +258,10 @@ export function mount(root, options) {
         colours,
         reduced: () => Boolean(reduced?.matches),
         query: () => query,
+        queryAt: () => queryAt,
         setQuery(point, done) {
           if (playing) pause();
-          query = point;
+          place(point);
           if (done) options.onQuery?.(point);
         },
       });

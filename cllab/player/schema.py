@@ -9,6 +9,9 @@ KEYS = {
     "herding": ("points", "owner", "names", "classes"),
     "routing": ("experts", "k", "capacity", "overflow", "kinds", "tokens"),
     "run": ("tasks", "extent", "grid", "samples", "runs"),
+    "features": ("owner", "role", "names", "classes", "unit", "capacity"),
+    "memory": ("labels", "classes", "memories"),
+    "generations": ("panels", "classes", "lines", "x_label", "y_label"),
 }
 STEP_KEYS = {
     "herding": (
@@ -17,6 +20,9 @@ STEP_KEYS = {
     ),
     "routing": ("step", "expert", "weight", "kept", "load", "importance", "dropped", "losses", "accuracy"),
     "run": ("step", "task"),
+    "features": ("phase", "points", "arrived", "memory", "quota", "means", "before", "answers", "facts"),
+    "memory": ("n", "went", "slots"),
+    "generations": ("x", "panels"),
 }  # fmt: skip
 
 
@@ -58,7 +64,8 @@ def validate_trace(trace: dict) -> dict:
             raise TypeError(f"trace['steps'][{i}] must be a dict, got {type(step).__name__}")
         _has(f"trace['steps'][{i}]", step, ("text", *STEP_KEYS[kind]))
     _plain("trace", trace)
-    {"herding": _herding, "routing": _routing, "run": _run}[kind](trace)
+    {"herding": _herding, "routing": _routing, "run": _run, "memory": _memory, "features": _features,
+     "generations": _generations}[kind](trace)  # fmt: skip
     return trace
 
 
@@ -104,6 +111,9 @@ def _herding(trace: dict) -> None:
             raise ValueError(f"{name} must name points from 0 to {n - 1}, got {places}")
         if step["distances"] is not None:
             _length(f"{name}['distances']", step["distances"], trace["owner"].count(step["class"]))
+        if step["phase"] == "train":
+            _has(name, step, ("loss",))
+            _has(f"{name}['loss']", step["loss"], ("row", "columns", "distillation", "floor", "new", "mean"))
 
 
 def _routing(trace: dict) -> None:
@@ -120,6 +130,22 @@ def _routing(trace: dict) -> None:
             raise ValueError(f"{name}['expert'] must name experts from 0 to {n_experts - 1}")
 
 
+def _memory(trace: dict) -> None:
+    n, memories = len(trace["labels"]), trace["memories"]
+    if not n or not all(isinstance(label, int) and 0 <= label < len(trace["classes"]) for label in trace["labels"]):
+        raise ValueError(f"trace['labels'] must name classes from 0 to {len(trace['classes']) - 1} for one row or more")
+    for m, memory in enumerate(memories):
+        _has(f"trace['memories'][{m}]", memory, ("name", "slots"))
+    for i, step in enumerate(trace["steps"]):
+        name = f"trace['steps'][{i}]"
+        _length(f"{name}['went']", step["went"], len(memories))
+        _length(f"{name}['slots']", step["slots"], len(memories))
+        for memory, slots in zip(memories, step["slots"], strict=True):
+            _length(f"a memory of {name}['slots']", slots, memory["slots"])
+            if not all(row is None or 0 <= row < step["n"] <= n for row in slots):
+                raise ValueError(f"{name}['slots'] must name rows below n = {step['n']}, and n be {n} at most")
+
+
 def _run(trace: dict) -> None:
     if not trace["runs"]:
         raise ValueError("trace['runs'] must hold at least one run")
@@ -134,3 +160,37 @@ def _run(trace: dict) -> None:
             _length(f"{name}['R']", frame["R"], tasks)
             if frame.get("cells") is not None and len(frame["cells"]) != cells:
                 raise ValueError(f"{name}['cells'] must have {cells} digits, got {len(frame['cells'])}")
+
+
+def _features(trace: dict) -> None:
+    n = len(trace["owner"])
+    for key in ("role", "names"):
+        _length(f"trace[{key!r}]", trace[key], n)
+    for i, step in enumerate(trace["steps"]):
+        name = f"trace['steps'][{i}]"
+        _length(f"{name}['points']", step["points"], n)
+        places = [place for rows in step["memory"].values() for place in rows]
+        if any(not 0 <= place < n for place in places):
+            raise ValueError(f"{name}['memory'] must name rows from 0 to {n - 1}, got {places}")
+
+
+def _generations(trace: dict) -> None:
+    if not trace["panels"]:
+        raise ValueError("trace['panels'] must hold at least one panel")
+    for i, line in enumerate(trace["lines"]):
+        _has(f"trace['lines'][{i}]", line, ("name", "values"))
+        _length(f"trace['lines'][{i}]['values']", line["values"], len(trace["steps"]))
+    widths = {"points": 3, "ellipses": 6, "arrows": 5, "images": 3}
+    for i, step in enumerate(trace["steps"]):
+        name = f"trace['steps'][{i}]['panels']"
+        _length(name, step["panels"], len(trace["panels"]))
+        for panel in step["panels"]:
+            _has(f"a panel of {name}", panel, tuple(widths))
+            for part, width in widths.items():
+                for row in panel[part]:
+                    _length(f"a row of {part} in {name}", row, width)
+                    c = row[1] if part == "images" else row[-1]
+                    if not isinstance(c, int) or not 0 <= c < len(trace["classes"]):
+                        raise ValueError(f"{part} in {name} must name classes below {len(trace['classes'])}, got {c!r}")
+            if any(len(str(image[0])) != 64 for image in panel["images"]):
+                raise ValueError(f"images in {name} must be 64 hexadecimal digits")

@@ -7,11 +7,13 @@ from 0. An optional "ms" is how long a step lasts when it plays, an optional "pa
 herding  points [N][2], owner [N] (class index), names [N], classes [C]; optional plane (True where the
          features are the two drawn coordinates), images [N][64] from 0 to 16, x_label, y_label, query [2],
          ask (False: no query point).
-         step: phase "arrive" | "truncate" | "tie" | "herd" | "ncm"; class; k; target [2] (where the next
-         exemplar should lie); class_mean [2]; distances (squared, to the target, one per point of the
+         step: phase "arrive" | "train" | "truncate" | "tie" | "herd" | "ncm" | "test"; class; k; target [2]
+         (where the next exemplar should lie); class_mean [2]; distances (squared, to the target, one per point of the
          class, None once chosen); candidates and tied (point indices); chosen; mean [2] and error of what
          is chosen so far; memory {class: point indices in herding order}; capacity K; quota m;
-         means {class: [2]} of the memory; optional available (classes whose data are at hand), query [2].
+         means {class: [2]} of the memory; optional available (classes whose data are at hand), query [2];
+         in "train" loss {row (a point), columns of {class, old, target, output, loss, gradient}, distillation,
+         floor, new, mean}, numbers None where they are not told yet; in "test" query is the point to classify.
 routing  experts E, k, capacity, overflow, kinds, tokens [N] of {label, kind}; optional formulas {loss: text}.
          step: step, expert [N][k], weight [N][k], kept [N][k], load [E], importance [E], dropped,
          losses {name: number}, accuracy; optional wanted [N][k], the choice before capacity.
@@ -19,17 +21,36 @@ run      tasks [T], extent [x0, x1, y0, y1] or None, grid n, samples [[x, y, cla
          with frames [{step, task, accuracy [T], R [T][T], cells}]; cells is a string of n*n base-36 digits,
          the predicted class of every cell, row by row from y0; optional classes and class_colours.
          step: step, task. Steps and the frames of every run stand side by side.
+memory   labels [N] (class index of every row of a stream), classes [C], memories [{name, slots}], one or two.
+         step: n (rows offered so far); went, per memory the slots of the rows offered since the step before,
+         -1 for a row that was not stored; slots, per memory the row in every slot, None where there is none.
+features owner [N] (class index), role [N] ("test" or "train"), names [N], classes [C], unit (points have length 1),
+         capacity K; optional images [N][64] from 0 to 16.
+         step: phase "arrive" | "train" | "moved" | "truncate" | "herd" | "answer"; points [N][2]; arrived (classes
+         that are shown); memory {class: rows in herding order}; quota m; means {class: [2]} with the features of
+         now, before {class: [2]} the same means of an earlier moment; answers {row: class}; facts [[name, value]].
+generations  panels [P] of {name, extent [x0, x1, y0, y1] or None for images}, one or two; classes [C]; lines of
+         {name, values (one per step), about, colour, dash}, the chart below; x_label, y_label.
+         step: x (place on the chart's axis); panels [P] of {points [[x, y, class]], ellipses [[mx, my, xx, xy, yy,
+         class]], arrows [[x0, y0, x1, y1, class]], images [[64 hexadecimal digits, asked, answered]]}.
 """
 
+from cllab.player.from_features import features_trace
+from cllab.player.from_generations import generations_trace, image_digits
 from cllab.player.from_herding import herding_trace
+from cllab.player.from_memory import memory_trace
 from cllab.player.from_routing import routing_trace
 from cllab.player.from_runs import cell_string, grid_points, run_trace
 from cllab.player.schema import round_trace, validate_trace
 
 __all__ = [
     "cell_string",
+    "features_trace",
+    "generations_trace",
     "grid_points",
     "herding_trace",
+    "image_digits",
+    "memory_trace",
     "round_trace",
     "routing_trace",
     "run_trace",

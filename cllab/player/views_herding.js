@@ -23,7 +23,7 @@ VIEWS.herding = {
         axes(s);
         drawPoints(s);
         const aim = drawAim(s);
-        const side = el("div", { class: "side" }, drawFacts(s), drawDistances(s));
+        const side = el("div", { class: "side" }, drawLoss(s) ?? drawFacts(s), drawDistances(s));
         const { strip, leaving } = drawMemory(s);
         const flyer = el("div", { class: "flyer", "aria-hidden": "true", hidden: "" });
         const columns = s.wide ? `grid-template-columns:${s.size}px minmax(0,1fr)` : null;
@@ -89,7 +89,7 @@ function setScene(parts, at, from) {
     hasChoice: step.chosen !== null && step.chosen !== undefined,
     arrived: parts.arrivals[at],
     available: new Set(step.available ?? parts.arrivals[at]),
-    askable: Object.keys(step.means ?? {}).length > 0 && trace.ask !== false,
+    askable: Object.keys(step.means ?? {}).length > 0 && trace.ask !== false && step.phase !== "train",
   };
 }
 
@@ -143,9 +143,10 @@ function drawPoints(s) {
     );
     if (i === step.chosen) group.append(ring(12, 2.5));
     else if (step.tied?.includes(i)) group.append(ring(12, 1.5, "3 2"));
+    else if (i === step.loss?.row) group.append(ring(12, 2.5));
     const order = held ? `#${s.stored.get(i)} ` : "";
     const word = s.labelled ? order + (trace.names?.[i] ?? "") : i === step.chosen ? order : "";
-    const left = s.shift[i] < 0;
+    const left = s.shift[i] < 0 || px > s.area.right - 50;
     if (word) {
       group.append(
         svg(
@@ -269,7 +270,9 @@ function askWith(s, side) {
   drawQuery(s, side);
 }
 
+/** A test step shows its own point until the person places another one there. */
 function queryOf(s) {
+  if (s.step.phase === "test" && s.queryAt() !== s.at) return s.step.query;
   if (isPoint(s.query())) return s.query();
   if (s.step.phase !== "ncm") return null;
   return [s.step.query, s.trace.query].find(isPoint) ?? centre(s.step.means);
@@ -375,7 +378,7 @@ const DIAMOND = "M0 -9L9 0L0 9L-9 0Z";
 
 /** The scales that show everything the trace draws, and `asked` points where these lie outside. */
 function scales(trace, asked, size) {
-  const drawn = trace.steps.flatMap((step) => [step.target, step.mean, step.class_mean]);
+  const drawn = trace.steps.flatMap((step) => [step.target, step.mean, step.class_mean, step.query]);
   const all = [...trace.points, ...drawn].filter(isPoint);
   const space = fit(all, size);
   const outside = asked.filter(isPoint).filter(([px, py]) => {

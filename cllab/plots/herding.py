@@ -22,7 +22,8 @@ def draw_herding(ax: Axes, trace: dict, step: int) -> None:
     cross is the target, the ring marks the point chosen now (dashed rings: an exact tie), the diamond is
     the mean of the exemplars, the plus the mean of the class, and the line between these two is the error.
     Points of different classes at one place stand side by side. A step of phase "ncm" shows every class's
-    mean of exemplars. ValueError for a trace of another kind or an index outside it.
+    mean of exemplars, one of phase "test" also the test point as a question mark. ValueError for a trace of
+    another kind or an index outside it.
     """
     if trace.get("kind") != "herding":
         raise ValueError(f"trace must be of kind 'herding', got {trace.get('kind')!r}")
@@ -34,9 +35,11 @@ def draw_herding(ax: Axes, trace: dict, step: int) -> None:
         _draw_aim(ax, trace, now)
     if now.get("class") is not None and now.get("mean") is not None and now.get("class_mean") is not None:
         _draw_error(ax, now)
-    if now["phase"] == "ncm":
+    if now["phase"] in ("ncm", "test"):
         for key, mean in now.get("means", {}).items():
             _mark(ax, mean, int(key), "D", 90, f"mean of exemplars, class {trace['classes'][int(key)]}")
+    if now["phase"] == "test":
+        ax.scatter(*now["query"], s=110, marker="$?$", color=INK, label="test point", zorder=8)
     ax.set_xlabel(trace.get("x_label", "feature 1"))
     ax.set_ylabel(trace.get("y_label", "feature 2"))
     caption(ax, now["text"])

@@ -31,6 +31,8 @@ from torch import Tensor
 
 from cllab import checks
 
+ROUNDINGS = ("floor", "ceil")
+
 
 class HerdingStep(NamedTuple):
     """One choice of herding: everything needed to draw it or to check it by hand.
@@ -88,20 +90,30 @@ def nearest_class_mean(features: Tensor, means: Tensor | Mapping[int, Tensor], n
     ValueError too when all squared distances of a row overflow: nothing would be nearest.
     Source: Rebuffi et al. 2017 (iCaRL), algorithm 1, where the means are those of the exemplars.
     """
+    distances = mean_distances(features, means, normalise)
+    # y(x) = argmin_y || phi(x) - mu_y ||
+    return _class_rows(means)[0].to(features.device)[distances.argmin(dim=1)]
+
+
+def mean_distances(features: Tensor, means: Tensor | Mapping[int, Tensor], normalise: bool = False) -> Tensor:
+    """|| phi(x) - mu_y || of every row to every mean, classes in rising order: [N, C].
+
+    Arguments and errors as `nearest_class_mean`, which takes the smallest of each row.
+    """
     checks.floats("features", features, ndim=2)
     checks.flag("normalise", normalise)
-    classes, mu = _class_rows(means)
+    mu = _class_rows(means)[1]
     if mu.shape[1] != features.shape[1]:
         raise ValueError(f"means must have {features.shape[1]} columns as features, got {tuple(mu.shape)}")
     dtype = torch.promote_types(_working(features.dtype), mu.dtype)
     phi, mu = features.detach().to(dtype), mu.detach().to(dtype)
     if normalise:
         phi, mu = unit_rows(phi, "features"), unit_rows(mu, "means")
-    # y(x) = argmin_y || phi(x) - mu_y ||
+    # || phi(x) - mu_y ||
     distances = _distances(phi, mu)
     if bool(torch.isinf(distances.amin(dim=1)).any()):
         raise ValueError(f"features and means must be smaller: their squared distances overflow {dtype}")
-    return classes.to(features.device)[distances.argmin(dim=1)]
+    return distances
 
 
 def class_means(features: Tensor, labels: Tensor, normalise: bool = False) -> dict[int, Tensor]:
@@ -122,17 +134,18 @@ def class_means(features: Tensor, labels: Tensor, normalise: bool = False) -> di
     return {y: mean.to(phi.dtype) for y, mean in means.items()}
 
 
-def quota(capacity: int, n_classes: int) -> int:
-    """Exemplars per class, m = floor(K / t): K = `capacity` rows of memory, t = `n_classes` classes seen.
+def quota(capacity: int, n_classes: int, rounding: str = "floor") -> int:
+    """Exemplars per class, m = K / t rounded: K = `capacity` rows of memory, t = `n_classes` classes seen.
 
-    The memory never exceeds K, and up to t - 1 slots stay empty (the authors' code rounds up and can exceed
-    K). ValueError when K < t, where a class could keep nothing. Source: Rebuffi et al. 2017 (iCaRL),
-    algorithm 2.
+    rounding: "floor" never exceeds K and leaves up to t - 1 slots empty; "ceil" is what the authors' code does,
+    and may exceed K by up to t - 1 rows (8 / 3 gives 3, so 9 rows). The paper says "up to rounding".
+    ValueError when K < t, where a class could keep nothing. Source: Rebuffi et al. 2017 (iCaRL), algorithm 2.
     """
     checks.integer("n_classes", n_classes, 1)
     checks.integer("capacity", capacity, n_classes)
-    # m = floor(K / t)
-    return capacity // n_classes
+    checks.choice("rounding", rounding, ROUNDINGS)
+    # m = K / t, down or up
+    return capacity // n_classes if rounding == "floor" else -(-capacity // n_classes)
 
 
 def unit_rows(features: Tensor, name: str = "features") -> Tensor:

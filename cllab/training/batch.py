@@ -48,6 +48,14 @@ class Batch(NamedTuple):
         """Where the rows of `source` stand; empty when there are none."""
         return next((part.rows for part in self.parts if part.source == source), slice(0, 0))
 
+    def shares(self, dtype: torch.dtype) -> Tensor:
+        """Each row's share of the task loss, [B], summing to 1: equal within a part, parts by their weights."""
+        total = sum(part.weight for part in self.parts)
+        shares = torch.empty(len(self.y), dtype=dtype, device=self.y.device)
+        for part in self.parts:
+            shares[part.rows] = part.weight / total / (part.rows.stop - part.rows.start)
+        return shares
+
 
 def shuffled(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """The numbers 0 .. n - 1 in a random order, `batch_size` at a time: one epoch, int64 on the CPU."""

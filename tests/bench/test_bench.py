@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cllab.bench import overhead, split_mnist
+from cllab.bench import overhead
 from cllab.bench.__main__ import main
 from cllab.bench.report import Row, at_least, at_most, between, machine, table
 from cllab.models import MLP
@@ -75,14 +75,3 @@ def test_mistakes_are_sentences(tmp_path, capsys):
     assert main(["overhead", "--device", "quantum"]) == 2
     with pytest.raises(SystemExit):
         main(["nonsense"])
-
-
-def test_split_mnist_judges_by_its_bands(monkeypatch, capsys):
-    monkeypatch.setattr(split_mnist, "mnist", lambda root: digits().take(200))
-    monkeypatch.setattr(split_mnist, "PIXELS", 64)
-    options = type("Options", (), {"root": None, "seeds": 2})
-    rows = split_mnist.measure(options, CPU)
-    assert [row.name for row in rows] == list(split_mnist.BANDS)
-    assert all(0 <= row.value <= 1 and row.met == ((row.target.startswith("0.19") and 0.19 <= row.value <= 0.21)
-               or (row.target.startswith("0.87") and 0.87 <= row.value <= 0.93)) for row in rows)  # fmt: skip
-    assert capsys.readouterr().out.count("seed") == 4

@@ -51,14 +51,22 @@ def test_curves_grow_without_a_click(page, lab_url):
     seen = step(page)
     curve = page.get_by_test_id("stVegaLiteChart").first
     before = curve.screenshot()
-    wait_for_step(page, seen + 100)
+    wait_for_step(page, seen + 50)  # it is evaluated every 24 steps
     assert curve.screenshot() != before
     page.get_by_text("full speed", exact=True).click()
     assert len(finished(page)) == 5
 
 
-def test_the_first_visit_ends_in_the_numbers_of_the_first_claim(page, lab_url):
-    go(page, lab_url, "fc_ask=false")
+def test_the_first_visit_asks_for_a_guess_and_ends_in_the_numbers_of_the_first_claim(page, lab_url):
+    go(page, lab_url)
+    lock = page.get_by_role("button", name="Lock in my guess")
+    expect(lock).to_be_visible(timeout=LONG)
+    guess = page.get_by_role("slider", name="Accuracy of fine-tuning on task A at the end")
+    guess.focus()
+    guess.press("ArrowLeft")
+    expect(page.get_by_text("Take your time.")).to_be_visible(timeout=LONG)
+    lock.click()
+    expect(page.get_by_text("You guessed 0.49; fine-tuning kept 0.44")).to_be_visible(timeout=LONG)
     values = finished(page)
     assert len(values) == 15 and values[0] == "0.72"
     labels = [
@@ -93,7 +101,7 @@ def test_pause_step_resume_stop(page, lab_url):
     expect(page.get_by_role("button", name="Step", exact=True)).to_be_disabled()
 
 
-def test_the_run_can_be_scrubbed(page, lab_url):
+def test_the_run_can_be_scrubbed_and_downloaded(page, lab_url):
     go(page, lab_url, SHORT_RUN)
     finished(page)
     player = page.locator(".cllab-player")
@@ -108,6 +116,13 @@ def test_the_run_can_be_scrubbed(page, lab_url):
     for picture in ("EWC: predicted class over the plane", "Accuracy matrix R"):
         shown = player.get_by_label(picture).or_(player.get_by_text(picture))
         expect(shown.first).to_be_visible()
+    with page.expect_download() as got:
+        page.get_by_role("button", name="All evaluations (CSV)").click()
+    text = got.value.path().read_text()
+    assert text.startswith("method,step,learning,task,accuracy")
+    with page.expect_download() as got:
+        page.get_by_role("button", name="History: EWC").click()
+    assert '"method": "EWC"' in got.value.path().read_text()
 
 
 def test_the_address_holds_the_settings_and_the_link_reproduces_the_numbers(open_page, lab_url):
@@ -144,25 +159,13 @@ def test_a_preset_states_its_claim_and_runs(page, lab_url):
 
 
 def test_a_wrong_address_is_a_message(page, lab_url):
-    go(page, lab_url, "fc_epochs=abc&fc_lr=-3&fc_stream=zzz&fc_seed=1e99999&fc_ask=false")
+    go(page, lab_url, "fc_epochs=abc&fc_lr=-3&fc_stream=zzz&fc_seed=1e99999&fc_ask=false&fc_batch=128")
     alert = page.get_by_test_id("stAlert")
     expect(alert).to_contain_text("fc_epochs=abc: it must be a whole number from 1 to 30. Using 10.")
     expect(alert).to_contain_text("fc_stream=zzz")
     expect(page.get_by_test_id("stException")).to_have_count(0)
     expect(page).not_to_have_url(re.compile("zzz"))
     assert len(finished(page)) == 15
-
-
-def test_a_guess_is_asked_for_and_compared(page, lab_url):
-    go(page, lab_url)
-    lock = page.get_by_role("button", name="Lock in my guess")
-    expect(lock).to_be_visible(timeout=LONG)
-    guess = page.get_by_role("slider", name="Accuracy of fine-tuning on task A at the end")
-    guess.focus()
-    guess.press("ArrowLeft")
-    expect(page.get_by_text("Take your time.")).to_be_visible(timeout=LONG)
-    lock.click()
-    expect(page.get_by_text("You guessed 0.49; fine-tuning kept 0.44")).to_be_visible(timeout=LONG)
 
 
 def test_leaving_the_page_stops_its_training(page, lab_url):
@@ -188,18 +191,6 @@ def test_two_visitors_at_once(open_page, lab_url):
     expect(two.get_by_test_id("stProgress")).to_contain_text("Step 80 of 80")
     expect(one.get_by_text("History: EWC")).to_have_count(0)
     expect(two.get_by_text("History: joint")).to_have_count(0)
-
-
-def test_downloads(page, lab_url):
-    go(page, lab_url, SHORT_RUN)
-    finished(page)
-    with page.expect_download() as got:
-        page.get_by_role("button", name="All evaluations (CSV)").click()
-    text = got.value.path().read_text()
-    assert text.startswith("method,step,learning,task,accuracy")
-    with page.expect_download() as got:
-        page.get_by_role("button", name="History: EWC").click()
-    assert '"method": "EWC"' in got.value.path().read_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 LONG = 60_000  # ms that a busy machine may need
+LAST = 27  # the last step of the story by hand
 
 
 def go(page: Page, url: str, query: str = "") -> None:
@@ -39,7 +40,8 @@ def test_it_plays_by_itself_and_stops_when_asked(open_page, lab_url):
 def test_stepping_shows_the_target_the_tie_and_the_choice(page, lab_url):
     go(page, lab_url)
     player = page.locator(".cllab-player")
-    press(page, "Step forward")
+    for _ in range(3):  # past the loss of the first stage
+        press(page, "Step forward")
     expect(player.locator(".readouts")).to_contain_text("target = (0.80, 0.80)")
     expect(player.get_by_role("row", name=re.compile(r"\(1, 1\).*0\.08.*chosen"))).to_be_visible()
     press(page, "Step forward")
@@ -47,7 +49,7 @@ def test_stepping_shows_the_target_the_tie_and_the_choice(page, lab_url):
         expect(player.get_by_role("row", name=re.compile(rf"{point}.*0\.52.*tie"))).to_be_visible()
     player.focus()
     page.keyboard.press("End")
-    expect_step(page, 17)
+    expect_step(page, LAST)
     expect(player.locator(".memory")).to_contain_text("6 of 8 slots used")
     page.keyboard.press("Home")
     expect_step(page, 0)
@@ -58,9 +60,9 @@ def test_the_query_point_follows_the_mouse_the_keys_and_the_fields(page, lab_url
     player = page.locator(".cllab-player")
     player.focus()
     page.keyboard.press("End")
-    expect_step(page, 17)
+    expect_step(page, LAST)
     x, y = page.get_by_label("x", exact=True), page.get_by_label("y", exact=True)
-    expect(player.locator(".answers")).to_contain_text("Query (0.90, 0.70): class A")
+    expect(player.locator(".answers")).to_contain_text("Query (2.00, 2.00): class B")
     picture = player.locator("svg.plot")
     box = picture.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -97,15 +99,57 @@ def test_a_link_reproduces_the_page(page, lab_url):
 def test_a_preset_goes_to_the_moment_that_it_is_about(page, lab_url):
     go(page, lab_url)
     press(page, "Point (2, 2)")
-    expect_step(page, 11)
+    expect_step(page, 15)
     answers = page.locator(".cllab-player .answers")
     expect(answers).to_contain_text("a tie between A and B", timeout=LONG)
     expect(page.get_by_text("(2, 2) is exactly as far from A and B: a tie.")).to_be_visible()
     press(page, "Step forward")
     press(page, "Point (2, 2)")
-    expect_step(page, 11)
+    expect_step(page, 15)
     press(page, "By hand, K = 8")
     expect_step(page, 0)
+
+
+def test_the_story_is_entered_at_its_second_stage_and_shows_the_loss(page, lab_url):
+    go(page, lab_url)
+    page.get_by_test_id("stButtonGroup").get_by_text("Stage 2", exact=True).click()
+    expect_step(page, 16)
+    expect(page).to_have_url(re.compile(r"herd_enter=Stage\+2"), timeout=LONG)
+    player = page.locator(".cllab-player")
+    press(page, "Step forward")
+    expect(player.get_by_role("row", name=re.compile(r"A 0\.9 old network \? \?"))).to_be_visible()
+    press(page, "Step forward")
+    expect(player.locator(".readouts")).to_contain_text("distillation = 0.6978")
+    player.get_by_role("row", name=re.compile(r"C 0 label 0\.05 0\.0513")).hover()
+    expect(player.get_by_role("tooltip")).to_contain_text("−[0 ln 0.05 + (1 − 0) ln(1 − 0.05)] = 0.0513")
+
+
+def test_test_points_show_themselves_until_another_is_placed(page, lab_url):
+    go(page, lab_url, "herd_enter=Test+points")
+    answers = page.locator(".cllab-player .answers")
+    expect(answers).to_contain_text("Query (0.90, 0.70): class A")
+    press(page, "Step forward")
+    expect(answers).to_contain_text("Query (−0.90, −0.60): class C")
+    page.locator("svg.plot").press("ArrowRight")
+    expect(answers).to_contain_text("Query (−0.80, −0.60)", timeout=LONG)
+    press(page, "Step forward")
+    expect(answers).to_contain_text("Query (0.00, 0.00): a tie between A and C")
+
+
+def test_a_real_run_moves_its_features_and_marks_wrong_answers(page, lab_url):
+    go(page, lab_url, "herd_view=A+real+run")
+    player = page.locator(".cllab-player")
+    player.focus()
+    page.keyboard.press("End")
+    expect_step(page, 28)
+    expect(player.locator(".status")).to_contain_text("own head is right on")
+    expect(player.locator(".memory canvas")).to_have_count(16)
+    wrong = player.locator("table.taken td.value").all_inner_texts()
+    counts = [[int(n) for n in text.split(" of ")] for text in wrong]
+    rings = player.locator("svg.plot g > g:has(circle[stroke-width='2'])")
+    expect(rings).to_have_count(sum(of - right for right, of in counts))
+    page.keyboard.press("Home")
+    expect(player.locator(".memory canvas")).to_have_count(0)
 
 
 def test_a_guess_is_judged_and_only_then_shown(page, lab_url):

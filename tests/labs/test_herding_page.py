@@ -9,6 +9,7 @@ import torch
 
 from cllab.player import validate_trace
 from labs import herding_traces as traces
+from labs import herding_walk as walks
 from tests.tools.pages import open_lab_page, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
@@ -70,6 +71,29 @@ def test_the_two_ambiguous_points_are_exact_ties(stage, query, tied, distance):
     assert found.tied == tied
     assert found.answer == tied[0]
     assert [found.distances[c] for c in tied] == pytest.approx([distance, distance], abs=1e-12)
+
+
+def test_the_story_has_the_loss_of_each_stage_and_the_test_points():
+    trace = validate_trace(traces.toy_trace(8))
+    phases = [step["phase"] for step in trace["steps"]]
+    second = phases.index("arrive", 1)
+    assert phases[:3] == ["arrive", "train", "train"] and phases[second : second + 4] == [
+        "arrive", "train", "train", "truncate",
+    ]  # fmt: skip
+    first, worked = trace["steps"][2]["loss"], trace["steps"][second + 2]["loss"]
+    assert first["mean"] == pytest.approx(0.6931, abs=1e-4) and first["distillation"] == 0
+    assert (worked["distillation"], worked["floor"], worked["new"], worked["mean"]) == (0.6978, 0.6502, 0.0513, 0.2497)
+    assert [column["target"] for column in worked["columns"]] == [0.9, 0.1, 0.0]
+    assert [column["gradient"] for column in worked["columns"]] == pytest.approx([-0.0333, 0.0167, 0.0167], abs=1e-4)
+    said = {tuple(step["query"]): step["text"] for step in trace["steps"][second:] if step["phase"] == "test"}
+    assert "The answer is A." in said[0.9, 0.7] and "The answer is C." in said[-0.9, -0.6]
+    assert "A 1.1180, B 3.9051, C 1.1180. An exact tie between A and C" in said[0.0, 0.0]
+    assert "The answer is B." in said[2.0, 2.0]
+
+
+@pytest.mark.parametrize(("name", "step"), list(zip(traces.ENTRIES, (0, 16, 24, 15, 26), strict=True)))
+def test_one_may_enter_the_story_where_one_wants(name, step):
+    assert traces.entry(traces.toy_trace(8), name) == step
 
 
 def test_a_tie_at_thirds_is_recognised():
@@ -162,6 +186,44 @@ def test_network_features_separate_the_digits_better_than_pixels(pixels):
     assert traces.digits_accuracy(network, trio, 60)["all"] > traces.digits_accuracy(pixels, trio, 60)["all"]
 
 
+@pytest.fixture(scope="module")
+def found() -> walks.Walk:
+    return walks.walk()
+
+
+def test_a_real_run_keeps_prefixes_and_counts_its_answers(found):
+    trace = validate_trace(found.trace)
+    kept: dict[str, list[int]] = {}
+    for step in trace["steps"]:
+        for c, rows in step["memory"].items():
+            assert all(trace["owner"][i] == int(c) and trace["role"][i] == "train" for i in rows)
+            assert rows == kept.get(c, rows)[: len(rows)], "a list is only cut at its end"
+        kept = step["memory"]
+        for c, mean in step["means"].items():
+            expected = np.array(step["points"])[step["memory"][c]].mean(axis=0)
+            assert mean == pytest.approx(expected.tolist(), abs=2e-3), "means are those of the features of now"
+    assert [len(rows) for rows in kept.values()] == [4, 4, 4, 4]
+    last = trace["steps"][-2]
+    points, means = np.array(last["points"]), {int(c): np.array(mean) for c, mean in last["means"].items()}
+    for row, said in last["answers"].items():
+        assert said == min(means, key=lambda c: np.linalg.norm(points[int(row)] - means[c]))
+
+
+def test_in_a_real_run_features_move_and_stale_means_answer_worse(found):
+    moved = [step for step in found.trace["steps"] if step["phase"] == "moved"]
+    assert len(moved) == 2
+    for step in moved:
+        assert all(np.linalg.norm(np.subtract(step["means"][c], step["before"][c])) > 0.5 for c in step["before"])
+    assert found.anew[-1] - found.stale[-1] > 0.2
+    assert found.means[-1] - found.head[-1] > 0.2
+
+
+def test_features_of_length_1_lie_on_a_circle():
+    trace = walks.walk(unit=True, capacity=8).trace
+    assert np.linalg.norm(np.array(trace["steps"][-1]["points"]), axis=1) == pytest.approx(1.0, abs=2e-3)
+    assert np.linalg.norm(list(trace["steps"][-1]["means"].values()), axis=1) == pytest.approx(1.0, abs=2e-3)
+
+
 # --- what is shown ---------------------------------------------------------------------------------------
 
 
@@ -194,7 +256,7 @@ def test_the_address_holds_the_settings():
     ("key", "value"),
     [
         ("herd_capacity", "99"), ("herd_capacity", "many"), ("herd_x", "nan"), ("herd_x", "1e9"), ("herd_ties", "both"),
-        ("herd_view", "nowhere"), ("herd_colour", "red"),
+        ("herd_view", "nowhere"), ("herd_enter", "Stage 9"), ("herd_colour", "red"),
     ],
 )  # fmt: skip
 def test_a_wrong_address_gets_a_sentence_and_defaults(key, value):
@@ -232,6 +294,11 @@ def test_real_digits_show_the_accuracies_of_their_memory():
     app.slider(key="herd_images").set_value(3).run()
     assert not app.exception
     assert "1 image per digit" in shown(app)
+
+
+def test_a_real_run_shows_both_answers_by_stage():
+    app = herding_page(herd_view="A real run", herd_kept="8")
+    assert "| stage 3: 3 |" in shown(app) and "computed anew" in shown(app)
 
 
 def test_against_random_says_where_the_error_rises():

@@ -1,7 +1,7 @@
 """Reservoir sampling is exact: proved by enumerating every possible draw, not by looking at averages."""
 
 from fractions import Fraction
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import pytest
 import torch
@@ -14,11 +14,13 @@ from cllab.replay import Reservoir, reservoir_slots
 from cllab.replay.reservoir import draw_below
 
 
-def subsets(K, n, slots_of):
-    """Probability of every final memory, over all equally likely sequences of draws."""
+def subsets(K, n, slots_of, values=lambda i: i + 1):
+    """Probability of every final memory, over all equally likely sequences of draws.
+
+    values: how many values the draw of row i has, counted from 0.
+    """
     found: dict[tuple[int, ...], int] = {}
-    ranges = [range(i + 1) for i in range(n)]
-    for draws in product(*ranges):
+    for draws in product(*[range(values(i)) for i in range(n)]):
         memory: dict[int, int] = {}
         for row, slot in enumerate(slots_of(draws, K)):
             if slot >= 0:
@@ -42,14 +44,23 @@ def test_every_subset_is_equally_likely(K, n):
     assert set(probabilities.values()) == {expected}
 
 
-def inclusion(K, n, slots_of):
-    probabilities = subsets(K, n, slots_of)
+def inclusion(K, n, slots_of, values=lambda i: i + 1):
+    probabilities = subsets(K, n, slots_of, values)
     return [sum(p for kept, p in probabilities.items() if i in kept) for i in range(n)]
 
 
-def one_too_few(draws, K):
-    """j from the count before the row: the error of two well-known repositories."""
-    return [i if i < K else (j % i if j % i < K else -1) for i, j in enumerate(draws)]
+def as_drawn(draws, K):
+    return [i if i < K else (j if j < K else -1) for i, j in enumerate(draws)]
+
+
+def one_too_few(i):
+    """Draws from the count before the row: the error of two well-known repositories."""
+    return max(i, 1)
+
+
+def one_bound_per_batch(i):
+    """Draws from the count before a batch of 2 rows, for both of them: three public implementations."""
+    return max(i - i % 2, 1)
 
 
 def one_based(draws, K):
@@ -57,11 +68,62 @@ def one_based(draws, K):
 
 
 def test_the_enumeration_tells_right_from_wrong():
-    half = Fraction(1, 2)
+    half, third = Fraction(1, 2), Fraction(1, 3)
     assert inclusion(3, 6, ours) == [half] * 6
-    assert inclusion(3, 6, one_based)[0] == 1  # slot 0 is never replaced
-    wrong = inclusion(3, 6, one_too_few)
-    assert wrong != [half] * 6 and sum(wrong) == 3
+    assert inclusion(3, 6, one_based) == [1, half, half, third, third, third]  # slot 0 is never replaced
+
+
+@pytest.mark.parametrize(("K", "n"), [(3, 6), (2, 4), (3, 5)])
+def test_one_too_few_keeps_newcomers_too_often(K, n):
+    """(K - 1) / (n - 1) for the first K rows, K / (n - 1) for the later ones; 2/5 and 3/5 for K = 3, n = 6."""
+    first, later = Fraction(K - 1, n - 1), Fraction(K, n - 1)
+    assert inclusion(K, n, as_drawn) == inclusion(K, n, ours) == [Fraction(K, n)] * n
+    assert inclusion(K, n, as_drawn, one_too_few) == [first] * K + [later] * (n - K)
+
+
+def counting_acceptances_only(K, n):
+    """Inclusion probabilities when the counter does not move for rejected rows: K, K + 1, ... accepted so far."""
+    branches = {(tuple(range(K)), K): Fraction(1)}
+    for row in range(K, n):
+        found: dict = {}
+        for (memory, count), p in branches.items():
+            for j in range(count + 1):
+                kept = j < K
+                after = (*memory[:j], row, *memory[j + 1 :]) if kept else memory
+                key = (after, count + kept)
+                found[key] = found.get(key, 0) + p / (count + 1)
+        branches = found
+    return [sum(p for (memory, _), p in branches.items() if i in memory) for i in range(n)]
+
+
+def test_a_counter_that_stands_still_forgets_the_past():
+    wrong = counting_acceptances_only(3, 10)
+    assert wrong[0] == wrong[1] == wrong[2] and float(wrong[0]) == pytest.approx(0.235, abs=0.005)
+    assert float(wrong[-1]) == pytest.approx(0.417, abs=0.005) and sum(wrong) == 3
+    assert all(a <= b for a, b in pairwise(wrong))
+
+
+def test_the_textbook_line_on_a_python_list_crashes():
+    """j in {1..t}, `if j <= K: M[j] = x`: slot 0 is never replaced, and j = K is outside the list."""
+    K, survives = 3, Fraction(1)
+    for t in range(K + 1, 11):
+        memory, crashes, replaced = list(range(K)), 0, set()
+        for j in range(1, t + 1):
+            try:
+                if j <= K:
+                    memory[j] = t
+                    replaced.add(j)
+            except IndexError:
+                crashes += 1
+        assert crashes == 1 and 0 not in replaced
+        survives *= 1 - Fraction(crashes, t)
+    assert survives == Fraction(3, 10)
+
+
+def test_one_bound_for_a_whole_batch_is_not_fair():
+    assert inclusion(2, 6, as_drawn) == [Fraction(1, 3)] * 6
+    # a row of the first batch outlives (1 - 1/2)^2 and (1 - 1/4)^2
+    assert inclusion(2, 6, as_drawn, one_bound_per_batch)[:2] == [Fraction(9, 64)] * 2
 
 
 def test_batches_and_single_rows_are_the_same():

@@ -16,6 +16,8 @@ PAGES = {
     "forgetting": "?fc_ask=false",
     "herding": "herding",
     "routing": "routing",
+    "memory": "memory",
+    "generative": "generative",
 }  # the first page is the root
 README_PICTURES = ROOT / ".github" / "images"
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"

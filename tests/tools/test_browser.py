@@ -1,4 +1,4 @@
-"""Which browser the tests take, and what happens where there is none."""
+"""Which browser the tests take, what happens where there is none, and that a used window is like a new one."""
 
 import sys
 from contextlib import nullcontext
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.tools import browser
+from tests.tools.windows import Windows
 
 NOTHING = SimpleNamespace(chromium=SimpleNamespace(executable_path="nowhere"))
 
@@ -70,3 +71,23 @@ def test_what_is_missing_is_installed_in_order(monkeypatch, bare_machine, capsys
     assert [command[-2:] for command in tried[:1]] == [["install", "chromium"]]
     assert [command[:2] for command in tried[1:]] == [["apt-get", "update"], ["apt-get", "install"]]
     assert "Browser tests will be skipped: no Chromium" in capsys.readouterr().out
+
+
+def test_a_used_window_is_like_a_new_one(browser):
+    windows = Windows(browser)
+    seen = """[localStorage.x, sessionStorage.x, document.cookie, window.x, innerWidth,
+               matchMedia("(prefers-color-scheme: dark)").matches]"""
+    heard = []
+    used = windows.take(viewport={"width": 400, "height": 800}, color_scheme="dark")
+    used.listen("console", lambda message: heard.append(message.text))
+    page = used.page
+    page.route("http://lab.test/", lambda route: route.fulfill(body="<p>A page.</p>", content_type="text/html"))
+    page.goto("http://lab.test/")
+    page.evaluate("localStorage.x = sessionStorage.x = window.x = 1; document.cookie = 'x=1'; console.log('x')")
+    assert page.evaluate(seen) == ["1", "1", "x=1", 1, 400, True] and len(heard) == 1
+    windows.give_back(used)
+    again = windows.take()
+    assert again is used and windows.take() is not used
+    page.goto("http://lab.test/")
+    page.evaluate("console.log('x')")
+    assert page.evaluate(seen) == [None, None, "", None, 1280, False] and len(heard) == 1

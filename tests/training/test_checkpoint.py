@@ -6,8 +6,17 @@ import pytest
 import torch
 
 from cllab.models import MLP
-from cllab.regularization import EWC
-from cllab.replay import ExperienceReplay
+from cllab.regularization import AGEM, EWC, GEM, MAS, SI, LwF, RWalk
+from cllab.replay import (
+    ERACE,
+    MIR,
+    DarkExperienceReplay,
+    ExperienceReplay,
+    GDumb,
+    GenerativeReplay,
+    ICaRL,
+    LatentReplay,
+)
 from cllab.streams import digits, split
 from cllab.training import Joint, Step, fit, run
 
@@ -18,6 +27,26 @@ METHODS = {
     "ewc separate": lambda: [EWC(10.0, anchors="separate", n_samples=30)],
     "ewc proximal": lambda: [EWC(10.0, step="proximal", labels="sampled")],
     "both": lambda: [EWC(5.0), ExperienceReplay(40)],
+    "replay balanced": lambda: [ExperienceReplay(40, memory="cbrs", balanced=True)],
+    "replay rings": lambda: [ExperienceReplay(40, 5, memory="class_ring"), ExperienceReplay(20, memory="ring")],
+    "mir": lambda: [MIR(40, 5, candidates=12), EWC(5.0)],
+    "der": lambda: [DarkExperienceReplay(40), EWC(5.0)],
+    "der++": lambda: [DarkExperienceReplay(40, 0.3, 0.7, 5, form="sum"), ExperienceReplay(40, memory="balanced")],
+    "er-ace": lambda: [ERACE(40), EWC(5.0)],
+    "gdumb": lambda: [GDumb(40, epochs=2)],
+    "latent": lambda: [LatentReplay(40, probe=5)],
+    "latent moving": lambda: [LatentReplay(40, frozen=False, probe=5), EWC(5.0)],
+    "generative gmm": lambda: [GenerativeReplay(refit=True, components=2), ExperienceReplay(40)],
+    "generative vae": lambda: [
+        GenerativeReplay("vae", labels="soft", hidden=16, latent=2, epochs=1, batch_size=32),
+        EWC(5.0),
+    ],
+    "icarl": lambda: [ICaRL(30), EWC(5.0)],
+    "si": lambda: [SI(0.5), ExperienceReplay(40)],
+    "mas and rwalk": lambda: [MAS(0.5, n_samples=30), RWalk(0.5, interval=3)],
+    "lwf": lambda: [LwF(warmup=1)],
+    "gem": lambda: [GEM(20)],
+    "a-gem": lambda: [AGEM(20, batch_size=8), LwF()],
     "joint": lambda: [Joint()],
 }
 ARGUMENTS = {"epochs": 2, "batch_size": 16, "eval_every": 4}

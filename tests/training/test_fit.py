@@ -435,7 +435,8 @@ def test_a_partial_optimiser_is_welcome_and_named(stream):
 
 def test_settings_name_the_methods_as_they_were_called(stream):
     history = run(net(), stream, [ExperienceReplay(7, rho=0.25), Method()], epochs=1)
-    assert history.settings["methods"] == ["ExperienceReplay(capacity=7, batch_size=None, rho=0.25)", "Method()"]
+    called = "ExperienceReplay(capacity=7, batch_size=None, rho=0.25, balanced=False)"
+    assert history.settings["methods"] == [called, "Method()"]
 
 
 def test_a_refused_call_leaves_a_running_run_alone(stream, tmp_path):
