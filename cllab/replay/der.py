@@ -10,9 +10,9 @@ with labels (DER++, beta > 0); alpha, beta >= 0. Terms are added to the task los
 1 + alpha + beta.
 Scale. form "mean" (default, what the authors' code does): the squared norm divided by the C logits compared. "sum": the
 squared norm of the equation. The same alpha is C times as strong with "sum".
-Which logits. Those of the step's own forward pass, before the step: right after a row is stored its term is 0 (without
-dropout). All logits are compared, unmasked, also those of classes that have not come yet. A head that has grown since
-is compared on the logits it had when the row was stored.
+Which logits. Those of the step's own forward pass: with those weights the row's term is 0 (without dropout), and the
+step itself is the first thing that moves it away. All logits are compared, unmasked, also those of classes that have
+not come yet. A head that has grown since is compared on the logits it had when the row was stored.
 Source: Buzzega et al. 2020, "Dark experience for general continual learning". Departures: replay starts with the second
 task, like everywhere in this package, where the paper starts at once; new and remembered rows share one forward pass;
 rows are offered to the memory in the first epoch only. The authors' code offers them again in every epoch, so that over

@@ -6,8 +6,8 @@ Symbols: rho in [0, 1), the share of the memory; both means are over that step's
 With the whole past in memory and rho = |past| / (|past| + |new|) the expected gradient is the joint one.
 Source: Chaudhry et al. 2019, "On tiny episodic memories in continual learning". Departures: rho is explicit,
 where a mean over the union lets the two batch sizes decide; rows are offered to the memory in the first epoch
-only, since a row seen twice is still one sample; replay starts with the second task, as before it there is
-nothing to forget.
+only, since a row seen twice is still one sample (so a batch never meets its own rows in memory while they are new;
+in later epochs it may); replay starts with the second task, as before it there is nothing to forget.
 """
 
 from cllab import checks
@@ -66,7 +66,7 @@ class ExperienceReplay(Method):
         return text if self.kind == "reservoir" else f"{text[:-1]}, memory={self.kind!r})"
 
     def start_run(self, ctx: Context) -> None:
-        n_classes = ctx.stream.n_classes
+        n_classes = len({c for task in ctx.stream for c in task.classes})
         if self.kind in ("class_ring", "balanced") and self.capacity < n_classes:
             raise ValueError(
                 f"capacity must be at least {n_classes} with memory={self.kind!r}, a row for each class of the stream, "

@@ -33,6 +33,8 @@ def asymmetric_cross_entropy(logits: Tensor, y: Tensor, present: Tensor | Iterab
     checks.floats("logits", logits, ndim=2)
     B, C = logits.shape
     checks.labels("y", y, n=B, n_classes=C)
+    if not isinstance(present, Iterable):
+        raise TypeError(f"present must be a tensor, set or list of class ids, got {type(present).__name__}")
     if not isinstance(present, Tensor):
         classes = [checks.integer("a class in present", c, 0, C - 1) for c in present]
         present = torch.tensor(classes, dtype=torch.int64, device=logits.device)

@@ -61,10 +61,11 @@ def herding_steps(features: Tensor, m: int, ties: str = "first") -> Iterator[Her
     ties      "first" takes the lowest row index among exactly equal squared distances, "last" the highest
 
     Arguments are checked at the call, with ValueError or TypeError naming the argument; a step raises
-    ValueError if squared distances overflow. Each step takes O(N D) time and O(N) memory beside the
-    features. The features are read at every step and not copied: do not change them before the last one.
+    ValueError if squared distances overflow, the call if they would all vanish. Each step takes O(N D) time
+    and O(N) memory beside the features. The features are read at every step and not copied: do not change
+    them before the last one.
     """
-    checks.floats("features", features, ndim=2)
+    squarable("features", features)
     checks.integer("m", m, 1, len(features))
     checks.choice("ties", ties, ("first", "last"))
     return _greedy(features.detach(), m, ties)
@@ -156,6 +157,18 @@ def unit_rows(features: Tensor, name: str = "features") -> Tensor:
         raise ValueError(f"{name} must have no row of norm 0 to be normalised, got row {int(largest.argmin())}")
     rows = features / largest  # first, so that the squares in the norm neither overflow nor vanish
     return rows / rows.norm(dim=1, keepdim=True)
+
+
+def squarable(name: str, features: Tensor) -> Tensor:
+    """`features` [N, D] if finite and not so small that every squared distance would be rounded to 0."""
+    checks.floats(name, features, ndim=2)
+    dtype = _working(features.dtype)
+    largest = max(abs(float(extreme)) for extreme in features.detach().aminmax())
+    if 0 < largest < torch.finfo(dtype).tiny ** 0.5:
+        raise ValueError(
+            f"{name} must be larger: their squared distances vanish in {dtype}, the largest is {largest:g}"
+        )
+    return features
 
 
 def _greedy(features: Tensor, m: int, ties: str) -> Iterator[HerdingStep]:

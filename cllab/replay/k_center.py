@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from cllab import checks
+from cllab.replay.herding import squarable
 
 
 class KCenterStep(NamedTuple):
@@ -49,11 +50,11 @@ def k_center_steps(features: Tensor, m: int, ties: str = "first") -> Iterator[KC
     m         how many rows to choose, 1 to N
     ties      "first" takes the lowest row index among exactly equal distances, "last" the highest
 
-    Arguments are checked at the call, with ValueError or TypeError naming the argument; a step raises ValueError
-    if distances overflow. Each step takes O(N D) time and O(N) memory beside the features, which are read at every
-    step and not copied: do not change them before the last one.
+    Arguments are checked at the call, with ValueError or TypeError naming the argument; a step raises ValueError if
+    distances overflow, the call if they would all vanish. Each step takes O(N D) time and O(N) memory beside the
+    features, which are read at every step and not copied: do not change them before the last one.
     """
-    checks.floats("features", features, ndim=2)
+    squarable("features", features)
     checks.integer("m", m, 1, len(features))
     checks.choice("ties", ties, ("first", "last"))
     return _farthest_first(features.detach(), m, ties)

@@ -56,6 +56,9 @@ def interference(
     all). FloatingPointError when a loss is not finite. The model is left as it is.
     """
     _check_rows(x, y)
+    unknown = sorted(set(theta_v) - {name for name, _ in model.named_parameters()})
+    if unknown:
+        raise ValueError(f"theta_v must name parameters of the model, {unknown} are not")
     # s(x, y) = l(x, y; theta_v) - l(x, y; theta)
     scores = _losses(model, theta_v, x, y, allowed) - _losses(model, {}, x, y, allowed)
     if not bool(torch.isfinite(scores).all()):
@@ -66,9 +69,9 @@ def interference(
 class MIR(ExperienceReplay):
     """Experience replay that chooses its rows; rho = 0 is plain fine-tuning, bit for bit.
 
-    capacity, batch_size, rho: as in ExperienceReplay, with a reservoir. candidates: rows drawn from it to choose
-    from; with no more of them than rows to replay nothing is chosen, which warns. Equal scores go to the candidate
-    drawn first.
+    capacity, batch_size, rho: as in ExperienceReplay, with a reservoir. candidates: rows drawn from it to choose from.
+    Where there cannot be more candidates than rows to replay all of them are replayed, as in plain experience replay,
+    and a warning says so. Equal scores go to the candidate drawn first.
     """
 
     def __init__(self, capacity: int, batch_size: int | None = None, rho: float = 0.5, *, candidates: int = 50):
@@ -78,10 +81,11 @@ class MIR(ExperienceReplay):
     def start_run(self, ctx: Context) -> None:
         super().start_run(ctx)
         n = self.batch_size or ctx.batch_size
-        if self.rho > 0 and self.candidates <= n:
+        most = min(self.candidates, self.capacity)
+        if self.rho > 0 and most <= n:
             warnings.warn(
-                f"MIR: {self.candidates} candidates for {n} rows to replay leave no choice, which is plain experience "
-                "replay; raise candidates or lower batch_size",
+                f"MIR: {most} candidates for {n} rows to replay leave no choice, which is plain experience replay; "
+                "raise candidates and capacity or lower batch_size",
                 stacklevel=2,
             )
 
@@ -99,9 +103,15 @@ class MIR(ExperienceReplay):
 def _losses(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, allowed: Tensor | None) -> Tensor:
     """Each row's cross-entropy with `theta` in the place of the parameters it names: [B]."""
     with evaluating(model):
-        logits = functional_call(model, dict(theta), (x,))
+        try:
+            logits = functional_call(model, dict(theta), (x,))
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"x must be rows that model accepts, {tuple(x.shape)} of {x.dtype} are not") from error
+    checks.labels("y", y, n_classes=logits.shape[1])
     if allowed is not None:
         logits = masked(logits, allowed)
+        if bool(logits.gather(1, y[:, None]).isneginf().any()):
+            raise ValueError("allowed must hold the class of every row in y")
     return F.cross_entropy(logits, y, reduction="none")
 
 

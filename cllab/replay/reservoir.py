@@ -24,6 +24,7 @@ def reservoir_slots(n_seen: int, draws: Tensor, capacity: int) -> Tensor:
     the row itself included; it decides only once the memory is full. Leading dimensions are separate streams.
     """
     checks.integer("n_seen", n_seen, 0)
+    checks.integer("capacity", capacity, 1)
     n = n_seen + torch.arange(1, draws.shape[-1] + 1)
     # fill the slots in order, then the drawn slot if there is one
     slot = torch.where(n <= capacity, n - 1, draws)
@@ -41,8 +42,8 @@ def draw_below(high: Tensor, generator: torch.Generator) -> Tensor:
 class Reservoir(Memory):
     """A memory of at most `capacity` rows, each row ever offered being in it with the same probability.
 
-    capacity: K >= 1. generator: CPU torch.Generator for the draws and for `sample`. Slots fill in order; afterwards
-    a slot's row is replaced by the row that drew its number.
+    capacity: K >= 1. generator: CPU torch.Generator for the draws and for `sample`; generator(0) when left out.
+    Slots fill in order; afterwards a slot's row is replaced by the row that drew its number.
     """
 
     def _slots(self, y: Tensor) -> Tensor:

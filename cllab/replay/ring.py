@@ -21,6 +21,7 @@ from cllab.replay.memory import MOST, Memory
 def ring_slots(n_seen: int, n: int, capacity: int) -> Tensor:
     """Slots of the `n` rows offered after `n_seen` others: int64 [n]."""
     checks.integer("n_seen", n_seen, 0)
+    checks.integer("capacity", capacity, 1)
     # slot = n mod K
     return (n_seen + torch.arange(n)) % capacity
 
@@ -31,6 +32,7 @@ def class_ring_slots(labels: list[int], per_class: int, where: dict[int, list[in
     where: {class: its slots in the order they were taken}; seen: {class: its rows so far}. Both are brought up to
     date. Start with two empty dicts.
     """
+    checks.integer("per_class", per_class, 1)
     slots = []
     used = sum(len(own) for own in where.values())
     for c in labels:

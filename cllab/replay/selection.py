@@ -49,7 +49,7 @@ def select(
     """Indices of m different rows of `features`, [m] int64 on their device, in the order in which they were chosen.
 
     strategy   one of STRATEGIES; "loss" needs `losses`, "gradient_norm" needs `logits` and `labels`. Tensors that a
-               strategy does not need are not looked at
+               strategy does not need are ignored
     features   [N, D] floating point, finite: the candidates, usually of one class
     m          how many rows to choose, 1 to N
     labels     [N] int64. losses: [N] floating point, finite. logits: [N, C] of the layer that reads the features

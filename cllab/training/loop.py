@@ -110,7 +110,10 @@ def _events(ctx: Context, state, eval_every, checkpoint, checkpoint_every) -> Ge
             for phase in method.end_task(ctx):
                 yield note(phase)
         yield note(ctx.evaluate(after=ctx.task_index))
-        kept = {repr(method): size for method in ctx.methods if (size := method.memory_bytes())}
+        kept: dict[str, int] = {}
+        for method in ctx.methods:
+            if size := method.memory_bytes():
+                kept[_unused(repr(method), kept)] = size
         info = {"seconds": time.perf_counter() - clock, "memory_bytes": kept}
         ended = note(TaskEnded(ctx.task_index, info))
         ctx.task_index += 1

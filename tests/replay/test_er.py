@@ -257,3 +257,13 @@ def test_it_beats_fine_tuning():
 def test_bad_arguments(arguments, error, named):
     with pytest.raises(error, match=named):
         ExperienceReplay(**arguments)
+
+
+def test_shares_are_counted_by_the_streams_classes_not_by_its_labels():
+    """Two classes called 8 and 9: a ring per class gets half of the memory each, and two rows are enough."""
+    stream = split(digits().only([8, 9]).take(60), [[8], [9]])
+    ring = ExperienceReplay(20, memory="class_ring")
+    run(MLP(64, [8], 10), stream, [ring, balanced := ExperienceReplay(2, memory="balanced")])
+    assert len(ring.memory) == 20 and sorted(balanced.memory.y.tolist()) == [8, 9]
+    with pytest.raises(ValueError, match="at least 2"):
+        run(MLP(64, [8], 10), stream, [ExperienceReplay(1, memory="balanced")])

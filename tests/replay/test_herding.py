@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cllab.replay import k_center_steps
 from cllab.replay.herding import (
     HerdingStep,
     class_means,
@@ -465,3 +466,12 @@ def test_quota_rounds_down_and_refuses_an_empty_share():
     ):
         with pytest.raises(error, match=message):
             quota(*arguments)
+
+
+@pytest.mark.parametrize("steps", [herding_steps, k_center_steps])
+def test_features_whose_squares_vanish_are_refused(steps):
+    """Rounded to 0, all distances would be equal and the first rows win: no error, and a wrong order."""
+    tiny = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 1.0]]) * 1e-25
+    with pytest.raises(ValueError, match="features must be larger"):
+        steps(tiny, 2)
+    assert len(list(steps(tiny.double(), 2))) == 2 and len(list(steps(0 * tiny, 2))) == 2

@@ -242,3 +242,27 @@ def test_bad_rows():
         interference(model, {"w": f64(float("inf"), 0.0)}, x, y)
     assert repr(MIR(5)) == "MIR(capacity=5, batch_size=None, rho=0.5, candidates=50)"
     assert isinstance(MIR(5), ExperienceReplay)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"y": torch.tensor([0, 9])}, "y must be below"), ({"x": torch.rand(2, 3)}, "x must be rows"),
+        ({"x": torch.rand(2, 4).double()}, "x must be rows"),
+        ({"allowed": torch.tensor([False, True, True])}, "allowed must hold"),
+    ],
+)  # fmt: skip
+def test_rows_that_do_not_fit_are_named(change, named):
+    model = MLP(4, [5], 3)
+    rows = {"x": torch.rand(2, 4), "y": torch.tensor([0, 1]), "allowed": None, **change}
+    with pytest.raises(ValueError, match=named):
+        virtual_step(model, rows["x"], rows["y"], 0.1, rows["allowed"])
+    with pytest.raises(ValueError, match=named):
+        interference(model, {}, rows["x"], rows["y"], rows["allowed"])
+    with pytest.raises(ValueError, match="theta_v"):
+        interference(model, {"foo": torch.zeros(1)}, torch.rand(2, 4), torch.tensor([0, 1]))
+
+
+def test_a_memory_too_small_to_choose_from_warns(stream):
+    with pytest.warns(UserWarning, match="5 candidates for 8 rows"):
+        run(net(), stream, [MIR(5, batch_size=8)])

@@ -80,6 +80,8 @@ def test_memory_is_told_after_each_task(stream):
 
     ended = [e.info["memory_bytes"] for e in fit(net(), stream, [Hoard(), EWC(1.0)]) if isinstance(e, TaskEnded)]
     assert ended == [{"Hoard()": 100}] * 5
+    twice = [e.info["memory_bytes"] for e in fit(net(), stream, [Hoard(), Hoard()]) if isinstance(e, TaskEnded)]
+    assert twice == [{"Hoard()": 100, "Hoard() 2": 100}] * 5
     sizes = [e.info["memory_bytes"] for e in fit(net(), stream, [Joint()]) if isinstance(e, TaskEnded)]
     rows = [len(task.y) for task in stream]
     assert sizes == [{}, *({"Joint()": sum(rows[:t]) * (64 * 4 + 8)} for t in range(1, 5))]
