@@ -46,6 +46,13 @@ def flag(name: str, value) -> bool:
     return value
 
 
+def generator(name: str, value) -> torch.Generator:
+    """`value` if it is a torch.Generator: nothing is drawn from the global one."""
+    if not isinstance(value, torch.Generator):
+        raise TypeError(f"{name} must be a torch.Generator, got {type(value).__name__}")
+    return value
+
+
 def floats(name: str, value, ndim: int | None = None, allow_empty: bool = False) -> Tensor:
     """`value` if it is a finite floating-point tensor with `ndim` dimensions (any number when None)."""
     if not isinstance(value, Tensor):

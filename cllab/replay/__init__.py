@@ -7,7 +7,7 @@ from cllab.replay.diversity import DiversityStep, diversity_steps
 from cllab.replay.er import ExperienceReplay, replay_weight
 from cllab.replay.er_ace import ERACE, asymmetric_cross_entropy
 from cllab.replay.gdumb import GDumb, GreedyBalanced, greedy_slots
-from cllab.replay.generative import GenerativeReplay, soft_label_loss
+from cllab.replay.generative import GenerativeReplay
 from cllab.replay.gmm import ClassGaussians, expected_shrink, gaussian, refit_variances
 from cllab.replay.herding import (
     HerdingStep,
@@ -27,6 +27,7 @@ from cllab.replay.mir import MIR, interference, virtual_step
 from cllab.replay.reservoir import Reservoir, reservoir_slots
 from cllab.replay.ring import ClassRing, RingBuffer, class_ring_slots, ring_slots
 from cllab.replay.selection import STRATEGIES, gradient_norms, select
+from cllab.replay.soft_labels import soft_label_loss
 from cllab.replay.vae import VAE, kl_divergence, reconstruction_loss
 
 __all__ = [

@@ -18,6 +18,7 @@ task and its mask. In the class-incremental scenario the old solver may answer w
 then counts to the first task that has this class (all earlier tasks have the same mask there).
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -27,6 +28,7 @@ from torch import Tensor
 from cllab import checks
 from cllab.device import generator as seeded
 from cllab.replay.gmm import ClassGaussians, draw_index
+from cllab.replay.soft_labels import scaled_divergence
 from cllab.replay.vae import VAE
 from cllab.training import Batch, Context, Method, Phase, evaluating, frozen_copy, masked, shuffled
 
@@ -36,18 +38,6 @@ SETTLE_ROWS = 500
 """Rows of the old VAE that tell the new one where the latents of an old class lie."""
 REPORTS = 10
 """How often the VAE's training tells its loss, at most."""
-
-
-def soft_label_loss(logits: Tensor, targets: Tensor, allowed: Tensor, temperature: float) -> Tensor:
-    """Mean over rows of T^2 KL(targets || student at temperature T), in nats; 0 when the student answers the targets.
-
-    logits: of the student, [B, H]. targets: probabilities [B, C], C <= H. allowed: bool [B, C], the student's masks.
-    """
-    q = F.pad(targets, (0, logits.shape[1] - targets.shape[1]))
-    log_p = masked(logits / temperature, allowed).log_softmax(dim=1)
-    # T^2 sum_c q_c (ln q_c - ln p_c), where a class with q_c = 0 adds nothing
-    terms = torch.xlogy(q, q) - q * log_p.masked_fill(q == 0, 0.0)
-    return temperature**2 * terms.sum(dim=1).mean()
 
 
 class GenerativeReplay(Method):
@@ -133,7 +123,7 @@ class GenerativeReplay(Method):
         y = scores.argmax(dim=1)
         self.targets = (scores / self.temperature).softmax(dim=1)
         task = torch.where(self.pair_of[task, y] >= 0, task, self.first_task[y])
-        ctx.info["replayed"] = len(y)
+        ctx.info["replayed"] = ctx.info.get("replayed", 0) + len(y)
         # new rows weigh 1, so this ratio makes the shares r and 1 - r
         return [Batch.of("generated", x, y, task, ctx.allowed(task), (1 - r) / r)]
 
@@ -142,7 +132,7 @@ class GenerativeReplay(Method):
         if self.labels == "hard" or rows.start == rows.stop:
             return {}
         logits, allowed = outputs[rows], batch.allowed[rows]
-        soft = soft_label_loss(logits, self.targets, allowed, self.temperature)
+        soft = scaled_divergence(logits, self.targets, allowed, self.temperature)
         hard = F.cross_entropy(masked(logits, allowed), batch.y[rows])
         share = next(p.weight for p in batch.parts if p.source == "generated") / sum(p.weight for p in batch.parts)
         # the task loss holds share * hard: with this term it is share * soft instead
@@ -212,6 +202,11 @@ class GenerativeReplay(Method):
             reconstruction, kl = self.sampler.losses(shown, wanted, self.generator)
             # L_generator = r L(x) + (1 - r) L(x'), each L a mean over its n rows
             loss = (weight * (reconstruction + self.beta * kl)).sum()
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(
+                    f"the VAE's loss is no longer finite at step {step} of its training after task {ctx.task_index}: "
+                    f"lower GenerativeReplay's lr, now {self.lr:g}"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -26,7 +26,11 @@ from cllab import checks
 
 
 class Mixture(NamedTuple):
-    """One class: weight [K] of its components, mean [K, D], covariance [K, D, D] (without eps), count of its rows."""
+    """One class: weight [K] of its components, mean [K, D], covariance [K, D, D] (without eps), count of its rows.
+
+    The covariance is float64 whatever the rows are: rounded to float32, that of few rows with values up to 255 would
+    not stay positive definite with a small eps.
+    """
 
     weight: Tensor
     mean: Tensor
@@ -35,12 +39,14 @@ class Mixture(NamedTuple):
 
 
 def gaussian(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [D] and maximum-likelihood covariance [D, D] of the rows x [N, D]."""
+    """Mean [D] and maximum-likelihood covariance [D, D] of the rows x [N, D]; ValueError where it overflows."""
     checks.floats("x", x, ndim=2)
     # mu = (1/n) sum x
     mean = x.mean(dim=0)
     # Sigma = (1/n) sum (x - mu)(x - mu)'
     covariance = (x - mean).T @ (x - mean) / len(x)
+    if not bool(covariance.isfinite().all()):
+        raise ValueError(f"x must be small enough for a covariance in {x.dtype}, got up to {float(x.abs().max()):g}")
     return mean, covariance
 
 
@@ -59,6 +65,7 @@ def refit_variances(n: int, generations: int, runs: int, generator: torch.Genera
     """
     for name, value, low in (("n", n, 1), ("generations", generations, 0), ("runs", runs, 1)):
         checks.integer(name, value, low)
+    checks.generator("generator", generator)
     mean, variance = torch.zeros(runs, dtype=torch.float64), torch.ones(runs, dtype=torch.float64)
     found = [variance]
     for _ in range(generations):
@@ -93,6 +100,8 @@ class ClassGaussians:
         known = next(iter(self.mixtures.values()), None)
         if known is not None and known.mean.shape[1] != x.shape[1]:
             raise ValueError(f"x must have {known.mean.shape[1]} features as before, got {x.shape[1]}")
+        if known is not None and known.mean.dtype != x.dtype:
+            raise ValueError(f"x must have the dtype {known.mean.dtype} as before, got {x.dtype}")
         fitted = {c: self._mixture(x[y == c], generator) for c in y.unique().tolist()}
         factors = {c: self._factor(c, mixture) for c, mixture in fitted.items()}
         self.mixtures |= fitted
@@ -110,15 +119,21 @@ class ClassGaussians:
         classes: those to draw from, default all. weights: how often each, default as often as it was fitted to rows.
         """
         checks.integer("n", n, 0)
-        classes = sorted(self.mixtures) if classes is None else list(classes)
+        checks.generator("generator", generator)
+        if classes is not None and not isinstance(classes, Sequence):
+            raise TypeError(f"classes must be a list of classes, got {classes!r}")
+        classes = sorted(self.mixtures) if classes is None else [checks.integer("classes", c, 0) for c in classes]
         self._known(classes)
-        weights = [self.mixtures[c].count for c in classes] if weights is None else list(weights)
+        weights = [self.mixtures[c].count for c in classes] if weights is None else weights
         y = torch.tensor(classes)[draw_index(weights, len(classes), n, generator)]
         return self.draw(y, generator), y.to(self.mixtures[classes[0]].mean.device)
 
     @torch.no_grad()
     def draw(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """One row for each of the classes y int64 [n]: x [n, D]. Raises ValueError for a class never fitted."""
+        checks.generator("generator", generator)
+        if not isinstance(y, Tensor) or len(y):
+            checks.labels("y", y)
         wanted = y.unique().tolist()
         self._known(wanted)
         like = self.mixtures[wanted[0]].mean if wanted else next(iter(self.mixtures.values())).mean
@@ -145,17 +160,21 @@ class ClassGaussians:
         return {"mixtures": {c: mixture._asdict() for c, mixture in self.mixtures.items()}}
 
     def load_state_dict(self, state: dict, device: torch.device | str | None = None) -> None:
-        """Take up what `state_dict` described, on `device`."""
-        kept = state["mixtures"].items()
-        mixtures = {c: Mixture(**{k: v if k == "count" else v.to(device) for k, v in m.items()}) for c, m in kept}
-        factors = {c: self._factor(c, mixture) for c, mixture in mixtures.items()}
+        """Take up what `state_dict` described, on `device`; ValueError before anything is changed."""
+        try:
+            kept = state["mixtures"].items()
+            mixtures = {c: Mixture(**{k: v if k == "count" else v.to(device) for k, v in m.items()}) for c, m in kept}
+            factors = {c: self._factor(c, mixture) for c, mixture in mixtures.items()}
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+            message = f"state must come from state_dict of ClassGaussians, this one does not: {error}"
+            raise ValueError(message) from error
         self.mixtures, self._factors = mixtures, factors
 
     def _mixture(self, x: Tensor, generator: torch.Generator | None) -> Mixture:
         k = min(self.components, len(x))
+        mean, covariance = gaussian(x.double())
         if k == 1:
-            mean, covariance = gaussian(x.double())
-            return Mixture(x.new_ones(1), mean[None].to(x.dtype), covariance[None].to(x.dtype), len(x))
+            return Mixture(x.new_ones(1), mean[None].to(x.dtype), covariance[None], len(x))
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
 
@@ -163,8 +182,8 @@ class ClassGaussians:
         with warnings.catch_warnings():  # equal rows give fewer clusters than components, which does no harm
             warnings.simplefilter("ignore", ConvergenceWarning)
             em = GaussianMixture(k, random_state=seed).fit(x.double().cpu().numpy())
-        found = (torch.as_tensor(a).to(x) for a in (em.weights_, em.means_, em.covariances_))
-        return Mixture(*found, len(x))
+        weight, mean = (torch.as_tensor(a).to(x) for a in (em.weights_, em.means_))
+        return Mixture(weight, mean, torch.as_tensor(em.covariances_).to(covariance), len(x))
 
     def _factor(self, c: int, mixture: Mixture) -> Tensor:
         """The Cholesky factor L [K, D, D] of Sigma + eps I, or ValueError."""
@@ -185,9 +204,9 @@ class ClassGaussians:
 
 def draw_index(weights: Sequence[float], n_weights: int, n: int, generator: torch.Generator) -> Tensor:
     """n numbers of 0 .. n_weights - 1, each as often as its weight says: int64 [n] on the CPU."""
-    shares = torch.as_tensor(weights, dtype=torch.float64)
+    shares = torch.from_numpy(checks.real_numbers("weights", weights))
     if shares.shape != (n_weights,) or not bool((shares >= 0).all()) or not 0 < float(shares.sum()) < float("inf"):
-        raise ValueError(f"weights must be {n_weights} numbers of at least 0 with a positive sum, got {list(weights)}")
+        raise ValueError(f"weights must be {n_weights} numbers of at least 0 with a positive sum, got {weights}")
     if not n:
         return torch.zeros(0, dtype=torch.int64)
     return shares.multinomial(n, replacement=True, generator=generator)

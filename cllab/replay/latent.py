@@ -33,7 +33,13 @@ from cllab.training import Batch, Context, Method, Phase, evaluating, masked, sh
 
 @torch.no_grad()
 def latents(model: nn.Module, x: Tensor, stage: int) -> Tensor:
-    """h = f_low(x), [N, ...], in eval mode: the same rows always give the same latents, and no statistics move."""
+    """h = f_low(x), [N, ...], in eval mode: the same rows always give the same latents, and no statistics move.
+
+    Raises ValueError for rows that are not finite, and for a model without hidden stages.
+    """
+    checks.floats("x", x, allow_empty=True)
+    if not getattr(model, "stages", True):
+        raise ValueError(f"model must have a hidden stage to cut after, this {type(model).__name__} has none")
     with evaluating(model):
         return model.lower(stage)(model.inputs(x))
 
@@ -58,6 +64,8 @@ class LatentReplay(Method):
 
     With frozen=True the first task's latents are made after its last step, by the lower part as it will stay: one
     more look at that task's rows. All other latents are made in the first epoch, after the step on their batch.
+    The next run of the same object on that model unfreezes what it froze, and nothing else. Another LatentReplay object
+    cannot know who froze a parameter: give it a fresh model, or call model.requires_grad_(True) first.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class LatentReplay(Method):
         self.probe = checks.integer("probe", probe, 0)
         self.memory: Reservoir | None = None
         self.probes: Reservoir | None = None
+        self._froze: set[nn.Parameter] = set()
 
     def start_run(self, ctx: Context) -> None:
         if not (hasattr(ctx.model, "lower") and hasattr(ctx.model, "upper")):
@@ -85,10 +94,15 @@ class LatentReplay(Method):
         # with draws of its own, so that measuring does not change the run
         self.probes = Reservoir(self.probe, generator(ctx.seed, "LatentReplay probe")) if self.probe else None
         self.device = ctx.device
+        own = set(ctx.model.parameters())
+        for parameter in own & self._froze:
+            parameter.requires_grad_(True)
+        self._froze -= own
 
     def start_task(self, ctx: Context) -> None:
         if self.frozen and ctx.task_index > 0:
             lower = ctx.model.lower(self.stage)
+            self._froze |= {parameter for parameter in lower.parameters() if parameter.requires_grad}
             lower.requires_grad_(False).eval()
             lower.zero_grad()  # a kept optimiser would go on with the first task's last gradient
 
@@ -102,8 +116,9 @@ class LatentReplay(Method):
             return None
         new = batch.rows("new")
         kept = self.memory.sample(self.batch_size or new.stop - new.start)
-        ctx.info["replayed"] = len(kept.y)
-        logits = ctx.model.upper(self.stage)(kept.x)
+        ctx.info["replayed"] = ctx.info.get("replayed", 0) + len(kept.y)
+        with ctx.randomness():
+            logits = ctx.model.upper(self.stage)(kept.x)
         replayed = F.cross_entropy(masked(logits, ctx.allowed(kept.task)), kept.y)
         # L = (1 - rho) * task loss + rho * CE(f_up(h'), y')
         return (1 - self.rho) * task_loss(outputs, batch) + self.rho * replayed

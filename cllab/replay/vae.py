@@ -32,13 +32,27 @@ from cllab.training import evaluating
 
 
 def kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
-    """KL(N(mu, sigma^2) || N(0, I)) of each row [N] in nats; mu and log_var = ln sigma^2 are [N, J]."""
+    """KL(N(mu, sigma^2) || N(0, I)) of each row [N] in nats; mu and log_var = ln sigma^2 are [N, J] and finite."""
+    for name, value in (("mu", mu), ("log_var", log_var)):
+        checks.floats(name, value)
+    return _kl_divergence(mu, log_var)
+
+
+def _kl_divergence(mu: Tensor, log_var: Tensor) -> Tensor:
     # KL = 1/2 sum_j (mu_j^2 + sigma_j^2 - 1 - ln sigma_j^2)
     return 0.5 * (mu**2 + log_var.exp() - 1 - log_var).sum(dim=-1)
 
 
 def reconstruction_loss(x: Tensor, logits: Tensor) -> Tensor:
     """Bernoulli cross-entropy of each row [N] in nats, summed over pixels: x in [0, 1] and logits of p are [N, D]."""
+    for name, value in (("x", x), ("logits", logits)):
+        checks.floats(name, value)
+    if float(x.min()) < 0 or float(x.max()) > 1:
+        raise ValueError(f"x must lie in [0, 1], got values from {float(x.min()):g} to {float(x.max()):g}")
+    return _reconstruction_loss(x, logits)
+
+
+def _reconstruction_loss(x: Tensor, logits: Tensor) -> Tensor:
     # -sum_d [x_d ln p_d + (1 - x_d) ln(1 - p_d)]
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(dim=-1)
 
@@ -81,21 +95,35 @@ class VAE(nn.Module):
         return self.decode(z, y), mu, log_var
 
     def losses(self, x: Tensor, y: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reconstruction loss and KL divergence of each row, [N] and [N] in nats, to train on."""
+        """Reconstruction loss and KL divergence of each row, [N] and [N] in nats, to train on; values go unchecked."""
         logits, mu, log_var = self(x, y, self._noise(len(x), source))
-        return reconstruction_loss(x, logits), kl_divergence(mu, log_var)
+        return _reconstruction_loss(x, logits), _kl_divergence(mu, log_var)
 
     @torch.no_grad()
     def settle(self, x: Tensor, y: Tensor) -> None:
-        """After training: note where the latents of each class in y int64 [N] lie, from its rows x [N, D]."""
+        """After training: note where the latents of each class in y int64 [N] lie, from its rows x [N, D].
+
+        Raises FloatingPointError for a class whose latents have no proper covariance; nothing is noted then.
+        """
+        checks.floats("x", x, ndim=2)
+        checks.labels("y", y, len(x), self.n_classes)
         with evaluating(self):
             mu, log_var = self.encode(x, y)
+        if not bool(mu.isfinite().all()):
+            raise FloatingPointError("the latents of x are no longer finite: train the VAE with a lower lr")
+        found = {}
         for c in y.unique().tolist():
             mean, spread = gaussian(mu[y == c].double())
             # S_y = covariance of mu + mean of sigma^2, the covariance of z = mu + sigma eps
             S = spread + log_var[y == c].double().exp().mean(dim=0).diag()
-            self.m[c], self.root_S[c] = mean, torch.linalg.cholesky(S)
-            self.seen[c] = True
+            root, failed = torch.linalg.cholesky_ex(S)
+            found[c] = mean, root.to(self.root_S.dtype)
+            if bool(failed) or not bool(found[c][1].isfinite().all()):
+                raise FloatingPointError(
+                    f"the latents of class {c} have no finite covariance of full rank: train the VAE with a lower lr"
+                )
+        for c, (mean, root) in found.items():
+            self.m[c], self.root_S[c], self.seen[c] = mean, root, True
 
     @torch.no_grad()
     def draw(self, y: Tensor, source: torch.Generator) -> Tensor:
@@ -117,6 +145,7 @@ class VAE(nn.Module):
         return sum(values.nbytes for values in self.state_dict().values())
 
     def _noise(self, n: int, source: torch.Generator) -> Tensor:
+        checks.generator("source", source)
         like = next(self.parameters())
         return torch.randn(n, self.latent, generator=source, dtype=like.dtype).to(like.device)
 

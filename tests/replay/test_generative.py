@@ -6,12 +6,11 @@ import torch.nn.functional as F
 
 from cllab.models import MLP
 from cllab.regularization import EWC
-from cllab.replay import ExperienceReplay, GenerativeReplay, LatentReplay, gaussian, soft_label_loss
+from cllab.replay import ExperienceReplay, GenerativeReplay, LatentReplay, gaussian
 from cllab.streams import blurry, digits, points, rotated, split
 from cllab.training import Method, Phase, Step, TaskEnded, fit, frozen_copy, run
 
 TINY = {"hidden": 16, "latent": 2, "epochs": 1, "batch_size": 64}
-F64 = torch.float64
 
 
 @pytest.fixture(scope="module")
@@ -43,29 +42,6 @@ class Watch(Method):
     def losses(self, ctx, batch, outputs):
         self.seen.append((ctx.task_index, batch, outputs.detach()))
         return {}
-
-
-# --- soft labels by hand ---------------------------------------------------------------------------------
-
-
-def test_soft_labels_by_hand():
-    teacher, student = torch.tensor([[4.0, 2.0, 0.0]], dtype=F64), torch.tensor([[1.0, 1.0, 0.0]], dtype=F64)
-    every = torch.ones(1, 3, dtype=torch.bool)
-    for temperature, expected in ((1.0, 0.436814), (2.0, 0.682559)):
-        targets = (teacher / temperature).softmax(dim=1)
-        assert float(soft_label_loss(student, targets, every, temperature)) == pytest.approx(expected, abs=1e-6)
-    assert float(soft_label_loss(teacher, targets, every, 2.0)) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_soft_labels_give_new_classes_nothing_and_forbidden_classes_no_gradient():
-    targets = torch.tensor([[0.75, 0.25]], dtype=F64)  # the old solver had two outputs
-    logits = torch.tensor([[1.0, 0.0, 2.0, 9.0]], dtype=F64, requires_grad=True)
-    allowed = torch.tensor([[True, True, True, False]])
-    soft_label_loss(logits, targets, allowed, 2.0).backward()
-    p = (logits.detach()[:, :3] / 2).softmax(dim=1)
-    # d/dz T^2 KL(q || softmax(z / T)) = T (p - q)
-    expected = 2 * (p - torch.tensor([[0.75, 0.25, 0.0]]))
-    assert torch.allclose(logits.grad[:, :3], expected, atol=1e-9) and logits.grad[0, 3] == 0
 
 
 # --- the old solver labels the old generator's rows ------------------------------------------------------
@@ -293,6 +269,14 @@ def test_importance_one_is_fine_tuning(stream, kind):
     assert torch.equal(bits(plain), bits(replayed))
 
 
+def test_two_replays_tell_the_sum_of_what_they_replayed(stream):
+    methods = [ExperienceReplay(30, batch_size=5), GenerativeReplay()]
+    for event in fit(net(), stream, methods, batch_size=16):
+        if isinstance(event, Step) and event.task == 1:
+            break
+    assert event.info["replayed"] == 5 + 16
+
+
 def test_steps_and_parameters_are_the_solvers_own(stream):
     def steps(methods, model):
         return sum(isinstance(e, Step) for e in fit(model, stream, methods, epochs=2))
@@ -307,7 +291,7 @@ def test_bytes_are_those_of_generator_and_solver_copy(stream):
     told = [e.info["memory_bytes"] for e in fit(net(), stream, [GenerativeReplay()]) if isinstance(e, TaskEnded)]
     sizes = [next(iter(t.values())) for t in told]
     solver = sum(p.nbytes for p in net().parameters())
-    per_class, measured = (1 + 64 + 64 * 64) * 4, 10 * (64 + 1) * 4
+    per_class, measured = (1 + 64) * 4 + 64 * 64 * 8, 10 * (64 + 1) * 4
     assert sizes == [2 * (t + 1) * per_class + measured + (solver if t else 0) for t in range(5)]
     vae = both()[1]
     run(net(), stream, [vae])
@@ -366,6 +350,14 @@ def test_bad_arguments_are_refused_by_name(stream):
         run(net(), stream, [GenerativeReplay(labels="soft"), LatentReplay(10)])
     with pytest.raises(ValueError, match=r"'vae' needs rows in \[0, 1\]"):
         run(MLP(2, [4], 4), split(points(n=10), 2), [GenerativeReplay("vae", **TINY)])
+
+
+def test_a_vae_that_diverges_stops_the_run_and_names_its_own_lr(stream):
+    told = []
+    with pytest.raises(FloatingPointError, match=r"GenerativeReplay's lr, now 1e\+20"):
+        for event in fit(net(), stream, [GenerativeReplay("vae", **{**TINY, "batch_size": 8}, lr=1e20)]):
+            told += [event.info] if isinstance(event, Phase) else []
+    assert all(torch.tensor([info["reconstruction"], info["kl"]]).isfinite().all() for info in told)
 
 
 def test_it_reads_as_the_call_that_made_it_before_and_after_a_run(stream):

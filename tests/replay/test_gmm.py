@@ -115,6 +115,16 @@ def test_a_class_with_few_rows_and_features_that_never_vary():
         ClassGaussians(eps=0.0).fit(x, torch.tensor([0, 0, 1]))
 
 
+def test_few_rows_of_many_large_values_are_no_trouble():
+    x = 255 * torch.rand(20, 64, generator=generator(0))
+    made, other = ClassGaussians(), ClassGaussians()
+    made.fit(x, torch.zeros(20, dtype=torch.int64))
+    other.load_state_dict(made.state_dict())
+    drawn = made.sample(500, generator(1))[0]
+    assert drawn.dtype == torch.float32 and torch.equal(drawn, other.sample(500, generator(1))[0])
+    assert float(drawn.var(dim=0).sum() / x.var(dim=0, correction=0).sum()) == pytest.approx(1, abs=0.15)
+
+
 def test_bad_input_is_refused_by_name_and_changes_nothing():
     x, y = rows()
     made = ClassGaussians()
@@ -137,8 +147,26 @@ def test_bad_input_is_refused_by_name_and_changes_nothing():
     ):
         with pytest.raises(ValueError, match=named):
             wrong()
-    with pytest.raises(TypeError, match="generator must be given"):
-        ClassGaussians(2).fit(x, y)
+    for wrong, named in (
+        (lambda: made.fit(x.float(), y), "dtype torch.float64 as before, got torch.float32"),
+        (lambda: made.sample(3, generator(0), weights=5), "weights must be 3 numbers"),
+        (lambda: made.load_state_dict({}), "state must come from state_dict of ClassGaussians"),
+        (lambda: gaussian(torch.tensor([[1e30], [-1e30]])), "x must be small enough"),
+        (lambda: made.fit(x * 1e300, y), "x must be small enough"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            wrong()
+    for wrong, named in (
+        (lambda: ClassGaussians(2).fit(x, y), "generator must be given"),
+        (lambda: made.sample(3, generator(0), classes=[0.0]), "classes must be an integer"),
+        (lambda: made.sample(3, generator(0), classes=5), "classes must be a list"),
+        (lambda: made.draw([0], generator(0)), "y must be a torch.Tensor"),
+        (lambda: made.draw(torch.tensor([0]), None), "generator must be a torch.Generator"),
+        (lambda: made.sample(3, 0), "generator must be a torch.Generator"),
+        (lambda: refit_variances(3, 1, 1, None), "generator must be a torch.Generator"),
+    ):
+        with pytest.raises(TypeError, match=named):
+            wrong()
     assert made.mixtures == kept
 
 

@@ -163,6 +163,47 @@ def test_resumed_within_a_task_the_statistics_still_stand_still(stream, tmp_path
     assert torch.equal(whole.trunk[1].running_mean, resumed.trunk[1].running_mean)
 
 
+class Dropping(MLP):
+    """An MLP with dropout above its first stage."""
+
+    def __init__(self):
+        super().__init__(64, [16, 12], 10)
+        self.trunk.append(nn.Dropout(0.5))
+
+
+def test_dropout_above_the_cut_draws_from_the_runs_own_randomness(stream, tmp_path):
+    path, found = tmp_path / "run.pt", []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before, model = torch.get_rng_state(), Dropping()
+        run(model, stream, [LatentReplay(40)], batch_size=16)
+        assert torch.equal(before, torch.get_rng_state())
+        found.append(bits(model))
+    for event in fit(Dropping(), stream, [LatentReplay(40)], batch_size=16, checkpoint=path, checkpoint_every=1):
+        if getattr(event, "step", 0) == 5 and event.task == 1:
+            break
+    resumed = Dropping()
+    run(resumed, stream, [LatentReplay(40)], batch_size=16, resume=path)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], bits(resumed))
+
+
+def test_a_second_run_unfreezes_what_the_first_froze_and_nothing_else(stream):
+    model, replay = net(), LatentReplay(40)
+    model.trunk[0].bias.requires_grad_(False)
+    run(model, stream, [replay], batch_size=16)
+    weight, bias = (p.detach().clone() for p in model.trunk[0].parameters())
+    assert not model.trunk[0].weight.requires_grad
+    run(model, stream, [replay], batch_size=16)
+    assert not torch.equal(weight, model.trunk[0].weight) and torch.equal(bias, model.trunk[0].bias)
+
+
+def test_a_second_replay_adds_to_what_is_told(stream):
+    for event in fit(net(), stream, [ExperienceReplay(30, batch_size=5), LatentReplay(40, batch_size=6)]):
+        if getattr(event, "losses", None) and event.task == 1:
+            break
+    assert event.info["replayed"] == 5 + 6
+
+
 class TooEarly(LatentReplay):
     """The wrong variant: latents of the first task are stored while the lower part still learns."""
 
@@ -309,6 +350,10 @@ def test_what_does_not_fit_is_refused_by_name(stream):
         run(Bare(), stream, [LatentReplay(10)])
     with pytest.raises(ValueError, match="stage must be between 1 and 2, got 3"):
         run(net(), stream, [LatentReplay(10, stage=3)])
+    with pytest.raises(ValueError, match="hidden stage to cut after, this MLP has none"):
+        run(MLP(64, [], 10), stream, [LatentReplay(10)])
+    with pytest.raises(ValueError, match="x must be finite"):
+        latents(net(), torch.full((2, 64), float("nan")), 1)
     for wrong, named in (({"stage": 0}, "stage"), ({"rho": 1.0}, "rho"), ({"capacity": 0}, "capacity"),
                          ({"batch_size": 0}, "batch_size"), ({"probe": -1}, "probe")):  # fmt: skip
         with pytest.raises(ValueError, match=named):

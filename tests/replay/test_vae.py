@@ -130,6 +130,40 @@ def test_what_it_was_never_shown_it_does_not_draw():
 
 
 @pytest.mark.parametrize(
+    ("log_var", "named"), [(float("nan"), "finite"), (float("inf"), "full rank"), (-1e4, "full rank")]
+)
+def test_latents_without_a_proper_covariance_are_told_and_nothing_is_noted(log_var, named):
+    model = small()
+    with torch.no_grad():
+        model.encoder[-1].weight.zero_()
+        model.encoder[-1].bias[2:] = log_var
+        if named == "finite":
+            model.encoder[-1].bias[:] = log_var
+    with pytest.raises(FloatingPointError, match=named):
+        model.settle(torch.rand(4, 4), torch.tensor([0, 2, 2, 0]))
+    assert not model.seen.any() and not model.root_S.any()
+
+
+def test_values_that_no_loss_is_defined_for_are_refused_by_name():
+    fine, nan = torch.full((2, 3), 0.5), torch.full((2, 3), float("nan"))
+    for wrong, named in (
+        (lambda: kl_divergence(nan, fine), "mu must be finite"),
+        (lambda: kl_divergence(fine, nan), "log_var must be finite"),
+        (lambda: reconstruction_loss(nan, fine), "x must be finite"),
+        (lambda: reconstruction_loss(fine, nan), "logits must be finite"),
+        (lambda: reconstruction_loss(fine + 1, fine), r"x must lie in \[0, 1\], got values from 1.5"),
+        (lambda: reconstruction_loss(-fine, fine), r"x must lie in \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            wrong()
+
+
+def test_samples_need_a_generator():
+    with pytest.raises(TypeError, match=r"source must be a torch.Generator, got NoneType"):
+        settled(small(), 0).draw(torch.zeros(2, dtype=torch.int64), None)
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [({"in_features": 0}, "in_features"), ({"n_classes": 0}, "n_classes"), ({"hidden": [0]}, "hidden"),
      ({"latent": 0}, "latent")],
