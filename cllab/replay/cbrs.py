@@ -46,19 +46,30 @@ def cbrs_slots(
             slots.append(own[-1])
             continue
         # 3. the largest classes become full
-        most = max(len(others) for others in where.values())
-        largest = [k for k, others in where.items() if len(others) == most]
-        full.update(largest)
+        full.update(largest_classes(where))
         if c not in full:
-            # 4. a random row of a largest class makes room: all of them have `most` rows
-            k, i = divmod(which % (most * len(largest)), most)
-            own.append(where[largest[k]].pop(i))
+            # 4. a random row of a largest class makes room
+            own.append(freed_slot(where, which))
             slots.append(own[-1])
         else:
             # 5. u = (accept mod n_c + 1) / n_c;  u <= m_c / n_c
             m_c = len(own)
             slots.append(own[which % m_c] if accept % seen[c] + 1 <= m_c else -1)
     return slots
+
+
+def largest_classes(where: dict[int, list[int]]) -> list[int]:
+    """The classes with most rows, of where = {class: its slots}."""
+    most = max(len(own) for own in where.values())
+    return [c for c, own in where.items() if len(own) == most]
+
+
+def freed_slot(where: dict[int, list[int]], draw: int) -> int:
+    """The slot of one row of the largest classes, number `draw` modulo their rows; it is taken out of `where`."""
+    largest = largest_classes(where)
+    most = len(where[largest[0]])
+    k, i = divmod(draw % (most * len(largest)), most)
+    return where[largest[k]].pop(i)
 
 
 class ClassBalancedReservoir(Memory):

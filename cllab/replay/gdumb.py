@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cllab import checks
+from cllab.replay.cbrs import freed_slot, largest_classes
 from cllab.replay.memory import MOST, Memory
 from cllab.training import Batch, Context, Method, Phase, masked, shuffled
 
@@ -41,14 +42,11 @@ def greedy_slots(labels: list[int], draws: list[int], capacity: int, where: dict
             stored += 1
             slots.append(own[-1])
             continue
-        most = max(len(others) for others in where.values())
-        if len(own) == most:
+        if c in largest_classes(where):
             slots.append(-1)
             continue
-        # a random row of the largest classes, all of which have `most` rows
-        largest = [others for others in where.values() if len(others) == most]
-        k, i = divmod(draw % (most * len(largest)), most)
-        own.append(largest[k].pop(i))
+        # a random row of the largest classes makes room
+        own.append(freed_slot(where, draw))
         slots.append(own[-1])
     return slots
 

@@ -10,6 +10,7 @@ the classes' shares differ by more than one only where a class has no rows left.
 
 import copy
 import keyword
+from abc import ABC, abstractmethod
 from collections import namedtuple
 
 import torch
@@ -22,7 +23,7 @@ MOST = 2**62
 """The longest stream: draws are 62 random bits."""
 
 
-class Memory:
+class Memory(ABC):
     """At most `capacity` rows. Subclasses say in `_slots` where rows go; this class keeps them.
 
     capacity: K >= 1. generator: CPU torch.Generator for all draws; generator(0) when left out.
@@ -36,12 +37,12 @@ class Memory:
         self._columns: dict[str, Tensor] = {}
         self._used = 0
 
+    @abstractmethod
     def _slots(self, y: Tensor) -> Tensor:
         """Slot of each offered row, int64 [B] on the CPU, -1 for rejected ones.
 
         New slots are taken in the order 0, 1, 2, ... Must raise, where it has to, before it changes any state.
         """
-        raise NotImplementedError
 
     def _held(self) -> Tensor:
         """The slots that hold a row, int64 [len], rising."""
