@@ -53,7 +53,9 @@ def test_a_head_grows_and_keeps_what_it_had():
     model, x = MLP(64, [8], 3).double(), digits().x[:7].double()
     before = model(x)
     model.grow_head(5, generator(1))
-    assert torch.equal(model(x)[:, :3], before) and model(x).shape == (7, 5) and model(x).dtype == torch.float64
+    # not to the last bit: a product of another width may add in another order
+    assert torch.allclose(model(x)[:, :3], before, atol=1e-12)
+    assert model(x).shape == (7, 5) and model(x).dtype == torch.float64
     head = model.head
     model.grow_head(5, generator(1))
     assert model.head is head  # nothing to add

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-LONG = 60_000  # ms that a busy machine may need
+LONG = 120_000  # ms that a busy machine may need
 SHORT_RUN = "fc_ask=false&fc_epochs=2&fc_methods=fine-tuning&fc_methods=EWC"
 LONG_RUN = "fc_ask=false&fc_epochs=30&fc_batch=10&fc_methods=fine-tuning"
 

@@ -22,10 +22,13 @@ def test_gaussians_move_without_a_click_and_shrink(open_page, lab_url):
     page.keyboard.press("End")
     expect(player).to_contain_text("Generation 20, from 10 samples of generation 19")
     expect(player).to_contain_text("closed form = 0.122")
-    solid, dashed = (
-        player.locator(f"section path[stroke-width='{width}']").first.bounding_box() for width in ("2.5", "1.5")
-    )
-    assert solid["width"] * solid["height"] < 0.5 * dashed["width"] * dashed["height"]
+    ellipses = [player.locator(f"section path[stroke-width='{width}']").first for width in ("2.5", "1.5")]
+    for _ in range(100):  # it is still on its way there
+        solid, dashed = (ellipse.bounding_box() for ellipse in ellipses)
+        if solid["width"] * solid["height"] < 0.5 * dashed["width"] * dashed["height"]:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"the ellipse has not shrunk: {solid} beside {dashed}")
 
 
 def test_every_view_is_drawn_and_a_link_brings_it_back(page, lab_url):
