@@ -103,7 +103,8 @@ def _buttons(job: Job, race: Race, state: str) -> None:
         st.button("Step", key="fc_do_step", icon=":material/skip_next:", on_click=job.step, disabled=over, help=about)
         st.button("Stop", key="fc_do_stop", icon=":material/stop:", on_click=job.stop, disabled=over)
         speeds = {"label_visibility": "collapsed", "required": True, "key": "fc.speed"}
-        speed = st.segmented_control("Speed", list(SECONDS), default="normal", **speeds)
+        asked = st.query_params.get("fc_speed")  # a link may begin slowly, for a class to follow
+        speed = st.segmented_control("Speed", list(SECONDS), default=asked if asked in SECONDS else "normal", **speeds)
         if race.total:
             job.pace = race.total / SECONDS[speed] if SECONDS[speed] else None
     if not race.total:

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 
 LONG = 120_000  # ms that a busy machine may need
 SHORT_RUN = "fc_ask=false&fc_epochs=2&fc_methods=fine-tuning&fc_methods=EWC"
-LONG_RUN = "fc_ask=false&fc_epochs=30&fc_batch=10&fc_methods=fine-tuning"
+LONG_RUN = "fc_ask=false&fc_epochs=30&fc_batch=10&fc_methods=fine-tuning&fc_speed=slow"
 
 
 def go(page: Page, url: str, query: str = "") -> None:
@@ -46,7 +46,6 @@ def finished(page: Page) -> list[str]:
 
 def test_curves_grow_without_a_click(page, lab_url):
     go(page, lab_url, LONG_RUN)
-    page.get_by_text("slow", exact=True).click()
     wait_for_step(page, 0)
     seen = step(page)
     curve = page.get_by_test_id("stVegaLiteChart").first
@@ -77,7 +76,6 @@ def test_the_first_visit_asks_for_a_guess_and_ends_in_the_numbers_of_the_first_c
 
 def test_pause_step_resume_stop(page, lab_url):
     go(page, lab_url, LONG_RUN)
-    page.get_by_text("slow", exact=True).click()
     wait_for_step(page, 0)
     press(page, "Pause")
     expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible(timeout=LONG)
@@ -170,7 +168,6 @@ def test_a_wrong_address_is_a_message(page, lab_url):
 
 def test_leaving_the_page_stops_its_training(page, lab_url):
     go(page, lab_url, LONG_RUN)
-    page.get_by_text("slow", exact=True).click()
     wait_for_step(page, 0)
     page.get_by_role("link", name="Herding steps").first.click()
     expect(page.get_by_role("heading", name="Herding steps")).to_be_visible(timeout=LONG)

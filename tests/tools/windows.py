@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page
 
 SIZE = {"width": 1280, "height": 900}
 STORED = "cookies,file_systems,indexeddb,local_storage,cache_storage,service_workers"
-TIMEOUT = 20_000  # ms
+TIMEOUT = 60_000  # ms: two browsers share two cores
 
 
 class Window:
