@@ -114,6 +114,8 @@ def test_the_run_can_be_scrubbed_and_downloaded(page, lab_url):
     for picture in ("EWC: predicted class over the plane", "Accuracy matrix R"):
         shown = player.get_by_label(picture).or_(player.get_by_text(picture))
         expect(shown.first).to_be_visible()
+    page.wait_for_timeout(1000)  # the step just shown is told to the page, which then offers its files anew
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=LONG)
     with page.expect_download() as got:
         page.get_by_role("button", name="All evaluations (CSV)").click()
     text = got.value.path().read_text()
