@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from cllab import launch
-from tests.tools.server import ROOT, unused_port, wait_until_healthy
+from tests.tools.server import ROOT, stop, unused_port, wait_until_healthy
 
 
 def test_a_taken_port_is_passed_over():
@@ -63,7 +63,12 @@ def test_the_lab_runs_beside_jupyter(tmp_path):
     ]
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, **private}, stdout=log, stderr=subprocess.STDOUT
+            command,
+            cwd=tmp_path,
+            env={**os.environ, **private},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             base = f"http://127.0.0.1:{port}/user/ada"
@@ -74,5 +79,4 @@ def test_the_lab_runs_beside_jupyter(tmp_path):
             with urllib.request.urlopen(f"{base}/cllab/", timeout=20) as answer:
                 assert b"<html" in answer.read()
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            stop(process)

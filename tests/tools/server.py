@@ -1,6 +1,8 @@
 """The lab's server as a child process, for the browser tests and the screenshots."""
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,20 +21,32 @@ def lab_server() -> Iterator[str]:
     port = unused_port()
     command = [sys.executable, "-m", "cllab.launch", "--port", str(port), "--no-browser"]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             address = f"http://127.0.0.1:{port}"
             wait_until_healthy(f"{address}/_stcore/health", process, log)
             yield address
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process)
         text = _read(log)
         assert "Traceback" not in text, f"the lab's server printed an error:\n{text}"
+
+
+def stop(process: subprocess.Popen, seconds: float = 10.0) -> None:
+    """Ask a server that was started in its own session to end; end it and its children after `seconds`."""
+    process.terminate()
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def unused_port() -> int:
