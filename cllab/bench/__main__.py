@@ -5,12 +5,15 @@ import json
 import sys
 from pathlib import Path
 
-from cllab.bench import overhead, replay, split_mnist
+from cllab.bench import overhead, permuted_mnist, regularization, replay, split_mnist, three_scenarios
 from cllab.bench.report import machine, table
 from cllab.device import pick_device
 from cllab.training.history import write_whole
 
-BENCHMARKS = {"overhead": overhead, "replay": replay, "split_mnist": split_mnist}
+BENCHMARKS = {
+    "overhead": overhead, "replay": replay, "regularization": regularization, "split_mnist": split_mnist,
+    "three_scenarios": three_scenarios, "permuted_mnist": permuted_mnist,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

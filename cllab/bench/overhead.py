@@ -1,7 +1,6 @@
 """What the readable loop, replay, EWC, Fisher, reservoir and herding cost, as ratios measured in one process."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 
 import torch
@@ -10,17 +9,12 @@ from torch import nn
 
 from cllab import checks
 from cllab.bench.report import Row, at_least, at_most
-from cllab.bench.timing import HIDDEN, fit_loop, keep_freed_memory, random_task, ratio, timed_call
+from cllab.bench.timing import HIDDEN, fit_loop, keep_freed_memory, peak_bytes, random_task, ratio, timed_call
 from cllab.device import cpu_threads, generator
 from cllab.models import MLP
 from cllab.regularization import EWC, fisher_diagonal
 from cllab.replay import ExperienceReplay, Reservoir, herding
 from cllab.streams import Task
-
-try:
-    import resource
-except ImportError:  # Windows has no such counter
-    resource = None
 
 EPOCHS = 100
 
@@ -97,12 +91,12 @@ def herding_time(device: torch.device, n: int = 20_000, counts: tuple[int, ...] 
 
 def herding_memory(device: torch.device, n: int = 20_000) -> list[Row]:
     """How much the peak of memory grows while herding, over the size of the features."""
-    if device.type == "cpu" and resource is None:
-        return []
     features = _features(n, device)
-    before = _peak_bytes(device)
+    before = peak_bytes(device)
+    if before is None:
+        return []
     herding(features, 20)
-    grown = (_peak_bytes(device) - before) / (features.numel() * features.element_size())
+    grown = (peak_bytes(device) - before) / (features.numel() * features.element_size())
     return [at_most("herding, memory beyond the features", grown, "x", 1.0, f"{n:,} x 512 float32")]
 
 
@@ -142,10 +136,3 @@ def two_tasks(device: torch.device) -> tuple[Task, Task]:
 
 def _features(n: int, device: torch.device) -> torch.Tensor:
     return torch.randn(n, 512, generator=generator(0, "features")).to(device)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

@@ -92,10 +92,13 @@ def line(name: str, stream: Stream, seeds: range, device: torch.device) -> Row:
     return between(name, statistics.mean(scores), "", low, high, detail)
 
 
-def one_run(stream: Stream, methods: list[Method], seed: int, device: torch.device) -> tuple[float, int]:
+def one_run(
+    stream: Stream, methods: list[Method], seed: int, device: torch.device, reset_optimizer: bool = True
+) -> tuple[float, int]:
     """Average accuracy after the last task, and the bytes that the methods keep of earlier tasks then."""
     model = MLP(stream[0].x[0].numel(), [400, 400], stream.n_classes, seed=seed)
-    for event in fit(model, stream, methods, epochs=4, batch_size=BATCH, seed=seed, device=device):
+    settings = {"epochs": 4, "batch_size": BATCH, "reset_optimizer": reset_optimizer}
+    for event in fit(model, stream, methods, seed=seed, device=device, **settings):
         if isinstance(event, Evaluated):
             accuracy = statistics.mean(event.accuracy)
         elif isinstance(event, TaskEnded):

@@ -15,6 +15,11 @@ from cllab.models import MLP
 from cllab.streams import Stream, Task
 from cllab.training import Method, Step, fit
 
+try:
+    import resource
+except ImportError:  # Windows has no such counter
+    resource = None
+
 HIDDEN = [256, 256]
 
 
@@ -54,10 +59,10 @@ def timed_call(call: Callable, device: torch.device) -> tuple[float, object]:
 def fit_loop(
     methods: Sequence[Method], tasks: Sequence[Task], epochs: int, device: torch.device, batch_size: int = 64
 ) -> Iterator[Step]:
-    """The steps that `fit` takes in the second of two tasks."""
+    """The steps that `fit` takes in the last of the tasks."""
     model, stream = MLP(784, HIDDEN, 10), Stream(tuple(tasks), "class", 10)
     for event in fit(model, stream, methods, epochs=epochs, batch_size=batch_size, device=device):
-        if isinstance(event, Step) and event.task == 1:
+        if isinstance(event, Step) and event.task == len(tasks) - 1:
             yield event
 
 
@@ -72,6 +77,16 @@ def random_task(name: str, n: int, classes: range, device: torch.device) -> Task
 def growth(small: float, large: float, factor: float) -> float:
     """The exponent p with large = small * factor^p: 1 where time grows in proportion, 2 where it grows squared."""
     return math.log(large / small) / math.log(factor)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory that the process (on a GPU, torch) has held so far; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 
 
 def keep_freed_memory() -> None:

@@ -58,7 +58,7 @@ def fisher_diagonal(
         raise ValueError("model must have at least one trainable parameter")
     checks.floats("x", x)
     with evaluating(model):
-        logits = two_columns(answers(model, x))
+        logits = two_columns(answers(model, x, chunk))
         allowed = classes(allowed, logits)
         if y is not None:
             checks.labels("y", y, n=len(x), n_classes=logits.shape[1])

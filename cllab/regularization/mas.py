@@ -34,7 +34,7 @@ def output_sensitivity(
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     checks.floats("x", x)
     with evaluating(model):
-        logits = answers(model, x)
+        logits = answers(model, x, chunk)
         counted = classes(allowed, logits)
 
         def squared_length(logits: Tensor) -> Tensor:

@@ -50,9 +50,11 @@ def multipliers(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
     rows = length > 0
     if not bool(rows.any()):
         return torch.full_like(length, margin)
-    Q, R = torch.linalg.qr((G[rows] / length[rows, None]).T)
-    # ||G^T w + target||^2 = ||R w + Q^T target||^2 + a constant: t unknowns and t equations
-    w, _ = nnls(R.cpu().numpy(), -(Q.T @ target).cpu().numpy(), maxiter=100 * len(R[0]))
+    # [G^T, target] = Q [R, r]: ||G^T w + target|| = ||R w + r||, with at most t + 1 equations instead of p
+    columns = torch.cat([G[rows] / length[rows, None], target[None]]).T
+    triangle = torch.linalg.qr(columns, mode="r").R.cpu().numpy()
+    R, r = triangle[:, :-1], triangle[:, -1]
+    w, _ = nnls(R, -r, maxiter=100 * len(R[0]))
     v = torch.full_like(length, margin)
     v[rows] += torch.from_numpy(w).to(v) / length[rows]
     return v

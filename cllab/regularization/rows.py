@@ -29,21 +29,19 @@ def powers_of_row_gradients(
 
 def two_columns(logits: Tensor) -> Tensor:
     """A single logit z means p(1 | x) = sigmoid(z), the softmax of (0, z)."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] == 0:
-        raise ValueError("model must turn rows [N, ...] into logits [N, C]")
+    _logits(logits)
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
 
 
 @torch.no_grad()
-def answers(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's logits for x, with what may be wrong about them said in terms of the arguments."""
+def answers(model: nn.Module, x: Tensor, chunk: int) -> Tensor:
+    """The model's logits for x, `chunk` rows at a time; what may be wrong is said in terms of the arguments."""
     try:
-        logits = model(x)
+        logits = torch.cat([_logits(model(part)) for part in x.split(chunk)])
     except (RuntimeError, IndexError) as error:
         raise ValueError(
             f"x must be rows that model accepts, {tuple(x.shape)} of {x.dtype} are not: {error}"
         ) from error
-    two_columns(logits)
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("model must give finite logits for x")
     return logits
@@ -59,6 +57,13 @@ def classes(allowed: Tensor | None, logits: Tensor) -> Tensor:
         raise ValueError(f"allowed must name at least one of {logits.shape[1]} classes, got {allowed.tolist()}")
     spare = logits.shape[1] - len(allowed)  # as in `masked`: a head may be wider, or have still to grow
     return F.pad(allowed, (0, spare), value=False).to(logits.device)
+
+
+def _logits(answer: Tensor) -> Tensor:
+    """What a model returned, if it is logits [N, C]."""
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.shape[1] == 0:
+        raise ValueError("model must turn rows [N, ...] into logits [N, C]")
+    return answer
 
 
 def _by_vmap(model, x, objective, weight, power: int) -> dict[str, Tensor]:

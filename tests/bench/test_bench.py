@@ -48,8 +48,7 @@ def test_herding_time_is_judged_by_how_it_grows(monkeypatch, power, met):
 @pytest.mark.parametrize(("copies", "met"), [(0.5, True), (2, False)])
 def test_herding_memory_is_judged_by_the_size_of_the_features(monkeypatch, copies, met):
     peaks = iter([1000, 1000 + copies * 50 * 512 * 4])
-    monkeypatch.setattr(overhead, "_peak_bytes", lambda device: next(peaks))
-    monkeypatch.setattr(overhead, "resource", object())
+    monkeypatch.setattr(overhead, "peak_bytes", lambda device: next(peaks))
     row = overhead.herding_memory(CPU, n=50)[0]
     assert row.value == pytest.approx(copies) and row.met is met
 
