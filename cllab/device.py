@@ -41,6 +41,11 @@ def generator(seed: int, purpose: str = "") -> torch.Generator:
     return source
 
 
+def given_generator(given: torch.Generator | None, purpose: str = "") -> torch.Generator:
+    """`given` itself, or one of seed 0 for `purpose` when it is None; TypeError for anything else."""
+    return generator(0, purpose) if given is None else checks.generator("generator", given)
+
+
 @contextlib.contextmanager
 def cpu_threads(count: int | None):
     """Run the block with `count` intra-op threads (None leaves torch's setting alone), then restore the old count.

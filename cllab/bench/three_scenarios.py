@@ -6,6 +6,9 @@ not reset between tasks, batch 128, 4 epochs per task. Published there: mean and
 
 Coefficients. There all penalties lack the factor 1/2, so EWC's lam is twice the number in the table. EWC has an anchor
 per task. Its Fisher there uses the model's likeliest label of each row; here it is the exact one.
+LwF's published row comes from van de Ven's code. It weighs the old answers k - 1 to 1 in task k, without T^2, and lets
+the student's softmax run over all classes seen, with 0 as the teacher's answer for the new ones: a softmax over the old
+columns alone, the paper's, does not notice when all of them sink together. `PaddedLwF` is that variant.
 The standardised inputs matter: with pixels in [0, 1] the first layer's gradients, whose squares are the Fisher, are
 smaller, and the same coefficients hold the weights less (task-incremental EWC 0.955 instead of 0.980, seed 0).
 """
@@ -26,7 +29,8 @@ from cllab.bench.report import Row, between
 from cllab.bench.split_mnist import one_run
 from cllab.regularization import EWC, MAS, SI, LwF
 from cllab.streams import Dataset, Stream, mnist, split
-from cllab.training import Joint, Method
+from cllab.training import Batch, Context, Joint, Method
+from cllab.training.batch import masked
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -40,6 +44,21 @@ class Line(NamedTuple):
     sd: tuple[float, float, float]
 
 
+class PaddedLwF(LwF):
+    """LwF as in the code behind the published figures, see above."""
+
+    def losses(self, ctx: Context, batch: Batch, outputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.teacher is None:
+            return {}
+        T, terms = self.temperature, []
+        for head in self.heads:
+            columns = ctx.allowed(ctx.task_index) if ctx.stream.scenario == "class" else _mask(head, outputs)
+            q = (self.teacher(batch.x)[:, head] / T).softmax(dim=1)
+            ln_p = masked(outputs / T, columns).log_softmax(dim=1)[:, head]
+            terms.append(-(q * ln_p).sum(dim=1).mean())
+        return {"LwF": self.lam * ctx.task_index * sum(terms) / len(terms)}
+
+
 LINES = {
     "fine-tuning": Line(lambda c: [], (0, 0, 0), (93.46, 55.16, 19.71), (2.01, 1.38, 0.08)),
     "EWC": Line(lambda c: [EWC(2 * c, anchors="separate")], (100, 100, 600), (97.70, 58.85, 19.80), (0.81, 2.59, 0.05)),
@@ -47,6 +66,7 @@ LINES = {
     "SI": Line(lambda c: [SI(c)], (300, 3000, 600), (98.56, 64.76, 19.67), (0.49, 3.09, 0.09)),
     "MAS": Line(lambda c: [MAS(c)], (1, 10_000, 1), (99.22, 68.57, 19.52), (0.21, 6.85, 0.29)),
     "LwF": Line(lambda c: [LwF(c)], (1, 1, 1), (99.60, 71.02, 24.17), (0.03, 1.26, 0.33)),
+    "LwF, padded": Line(lambda c: [PaddedLwF(c)], (1, 1, 1), (99.60, 71.02, 24.17), (0.03, 1.26, 0.33)),
     "joint": Line(lambda c: [Joint()], (0, 0, 0), (99.52, 98.59, 97.53), (0, 0, 0)),
 }
 
@@ -100,3 +120,10 @@ def standardised(data: Dataset) -> Dataset:
         return (padded - 0.1000) / 0.2752
 
     return dataclasses.replace(data, x=prepared(data.x), x_test=prepared(data.x_test), shape=(1, 32, 32))
+
+
+def _mask(head: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """The columns of one old head as a mask bool [C]."""
+    mask = torch.zeros(outputs.shape[1], dtype=torch.bool, device=outputs.device)
+    mask[head] = True
+    return mask

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllab import checks
-from cllab.device import generator as seeded
+from cllab.device import given_generator
 from cllab.regularization.rows import answers, classes, powers_of_row_gradients, two_columns
 from cllab.training.batch import masked
 from cllab.training.evaluating import evaluating
@@ -50,8 +50,7 @@ def fisher_diagonal(
     checks.integer("chunk", chunk, 1)
     if batch_size is not None:
         checks.integer("batch_size", batch_size, 1)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    source = given_generator(generator, "sampled labels")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not any(p.requires_grad for p in model.parameters()):
@@ -71,7 +70,6 @@ def fisher_diagonal(
         else:
             p = masked(logits, allowed).softmax(dim=1)
             if labels == "sampled":
-                source = seeded(0, "sampled labels") if generator is None else generator
                 y = torch.multinomial(p.cpu(), 1, generator=source).flatten().to(x.device)
             weights = p if labels == "model" else F.one_hot(y, p.shape[1]).to(p)
             F_diagonal = _mean_of_squares(model, x, weights, allowed, chunk)

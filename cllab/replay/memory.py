@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cllab import checks
-from cllab.device import generator as seeded
+from cllab.device import given_generator
 
 MOST = 2**62
 """The longest stream: draws are 62 random bits."""
@@ -32,7 +32,7 @@ class Memory(ABC):
 
     def __init__(self, capacity: int, generator: torch.Generator | None = None):
         self.capacity = checks.integer("capacity", capacity, 1, MOST)
-        self.generator = _checked(generator)
+        self.generator = given_generator(generator)
         self.n_seen = 0
         self._columns: dict[str, Tensor] = {}
         self._used = 0
@@ -223,9 +223,3 @@ def balanced_rows(labels: Tensor, n: int, generator: torch.Generator) -> Tensor:
     lots = torch.randperm(len(labels), generator=generator)
     chosen = shuffled[(round_of * len(labels) + lots).argsort()[:n]]
     return chosen[torch.randperm(len(chosen), generator=generator)]
-
-
-def _checked(generator: torch.Generator | None) -> torch.Generator:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    return seeded(0) if generator is None else generator

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cllab import checks
-from cllab.device import generator as seeded
+from cllab.device import given_generator
 from cllab.replay.diversity import diversity_steps
 from cllab.replay.herding import herding
 from cllab.replay.k_center import distances_to, k_center_steps, smallest
@@ -78,7 +78,7 @@ def select(
     if strategy in ("k_center", "diversity"):
         steps = {"k_center": k_center_steps, "diversity": diversity_steps}[strategy](features, m, ties)
         return torch.tensor([step.chosen for step in steps], device=features.device)
-    source = _source(generator)
+    source = given_generator(generator)
     if strategy == "random":
         return torch.randperm(len(features), generator=source)[:m].to(features.device)
     return _k_means(features.detach(), m, ties, source)
@@ -157,9 +157,3 @@ def _k_means(features: Tensor, m: int, ties: str, source: torch.Generator) -> Te
         chosen.append(smallest(distances_to(phi, centroid), taken, ties))
         taken[chosen[-1]] = True
     return torch.tensor(chosen, device=features.device)
-
-
-def _source(generator: torch.Generator | None) -> torch.Generator:
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-    return seeded(0) if generator is None else generator

@@ -227,7 +227,7 @@ GIVEN = {"strategy": "random", "features": torch.eye(4), "m": 2}
         ({"features": torch.zeros(3)}, ValueError, "features must have 2 dimension"),
         ({"features": torch.eye(4).long()}, TypeError, "features must hold floating-point"),
         ({"ties": "lowest"}, ValueError, "ties must be one of"),
-        ({"generator": 3}, TypeError, "generator must be a torch.Generator or None, got int"),
+        ({"generator": 3}, TypeError, "generator must be a torch.Generator, got int"),
         ({"per_class": 2}, ValueError, "per_class must be left out for strategy 'random'"),
         ({"strategy": "herding", "hardest": False}, ValueError, "hardest must be left out for strategy 'herding'"),
         ({"strategy": "loss"}, ValueError, "losses must be given for strategy 'loss'"),
