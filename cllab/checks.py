@@ -32,6 +32,14 @@ def number(name: str, value, low: float, high: float = math.inf) -> float:
     return result
 
 
+def positive(name: str, value) -> float:
+    """`value` as a finite float above 0."""
+    result = number(name, value, 0.0)
+    if result == 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    return result
+
+
 def choice(name: str, value, allowed: tuple[str, ...]) -> str:
     """`value` if it is one of `allowed`."""
     if not isinstance(value, str) or value not in allowed:
@@ -64,6 +72,16 @@ def floats(name: str, value, ndim: int | None = None, allow_empty: bool = False)
     if value.numel() and not all(math.isfinite(extreme) for extreme in value.detach().aminmax()):
         raise ValueError(f"{name} must be finite, got NaN or infinity in {_where(~torch.isfinite(value))}")
     return value
+
+
+def alike(**tensors: Tensor) -> None:
+    """Raise unless all are finite floating-point tensors of the first one's shape; the keywords name them."""
+    names = list(tensors)
+    for name, value in tensors.items():
+        floats(name, value, allow_empty=True)
+        if value.shape != tensors[names[0]].shape:
+            shape = tuple(tensors[names[0]].shape)
+            raise ValueError(f"{name} must have the shape {shape} of {names[0]}, got {tuple(value.shape)}")
 
 
 def labels(name: str, value, n: int | None = None, n_classes: int | None = None) -> Tensor:

@@ -11,7 +11,6 @@ Source: Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural netwo
 and the mask with the labels (the causal shift) before calling.
 """
 
-import torch
 from torch import Tensor
 
 from cllab import checks
@@ -24,29 +23,39 @@ def distillation_loss(
 ) -> Tensor:
     """T^2 times the mean over kept positions of KL(q || p) or CE(q, p), in nats: a scalar.
 
-    student, teacher: finite logits of one shape [N, C] or [B, S, V], classes last. The teacher takes no gradient.
+    student, teacher: logits of one shape [N, C] or [B, S, V], classes last, finite where they count. The teacher takes
+    no gradient. temperature: from 1e-3 to 1e5.
     mask: bool or 0/1, [N] or [B, S]; positions at 0 count for nothing, neither in the sum nor in the mean. ValueError
     when it keeps none.
     """
-    checks.floats("student", student)
-    checks.floats("teacher", teacher)
+    for name, logits in (("student", student), ("teacher", teacher)):
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            given = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+            raise TypeError(f"{name} must be a torch.Tensor of floating-point logits, got {given}")
     if student.ndim not in (2, 3) or student.shape != teacher.shape:
         raise ValueError(
             "student and teacher must have one shape [N, C] or [B, S, V], "
             f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    T = checks.number("temperature", temperature, 0.0)
-    if T == 0:
-        raise ValueError("temperature must be above 0, got 0")
+    T = temperature_of(temperature)
     checks.choice("form", form, FORMS)
     if mask is not None:
         kept = _positions(mask, student)
         student, teacher = student[kept], teacher[kept]
+    checks.floats("student", student)
+    checks.floats("teacher", teacher)
+    # in float64: T^2 times the difference of two nearly equal logarithms loses float32's digits from T = 100 on
+    z_stu, z_tea = student.double(), teacher.detach().double()
     # logarithms from log_softmax: softmax first would give ln 0 for logits far apart
-    ln_q, ln_p = (teacher.detach() / T).log_softmax(dim=-1), (student / T).log_softmax(dim=-1)
+    ln_q, ln_p = (z_tea / T).log_softmax(dim=-1), (z_stu / T).log_softmax(dim=-1)
     # KL(q || p) = sum_v q_v (ln q_v - ln p_v),  CE(q, p) = -sum_v q_v ln p_v
     per_position = (ln_q.exp() * (ln_q - ln_p if form == "kl" else -ln_p)).sum(dim=-1)
-    return T**2 * per_position.mean()
+    return (T**2 * per_position.mean()).to(student.dtype)
+
+
+def temperature_of(temperature: float) -> float:
+    """T as a float; ValueError outside 1e-3 to 1e5, where rounding would be all that is left of the loss."""
+    return checks.number("temperature", temperature, 1e-3, 1e5)
 
 
 def _positions(mask: Tensor, logits: Tensor) -> Tensor:
@@ -55,7 +64,7 @@ def _positions(mask: Tensor, logits: Tensor) -> Tensor:
         raise TypeError(f"mask must be a torch.Tensor, got {type(mask).__name__}")
     if mask.shape != logits.shape[:-1]:
         raise ValueError(f"mask must have shape {tuple(logits.shape[:-1])}, got {tuple(mask.shape)}")
-    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+    if mask.is_complex() or not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("mask must hold only 0 and 1")
     if not bool(mask.any()):
         raise ValueError("mask must keep at least one position")

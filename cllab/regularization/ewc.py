@@ -9,7 +9,8 @@ Anchors. "online" (default): one anchor at the latest theta*, with F <- gamma F 
 gamma = 1 it is the consistent recursion of Huszar 2018). "separate": one per task, as in the paper, which counts
 early tasks repeatedly.
 Step. "penalty": the term is part of the loss. Under plain SGD with rate lr the term alone multiplies a deviation by
-1 - lr lam F_i per step and diverges when lr lam F_i > 2: the product is reported after each task. "proximal": after
+1 - lr lam F_i per step and diverges when lr lam F_i > 2 (with momentum beta > 2 (1 + beta)): the product is reported
+after each task, with a warning when SGD is to go on above the limit. "proximal": after
 the optimiser's step, theta_i <- (theta_i + lr lam sum_k F_{k,i} theta*_{k,i}) / (1 + lr lam sum_k F_{k,i}), the
 exact minimiser of the springs plus (theta - theta_now)^2 / (2 lr), stable for every lam.
 Source: Kirkpatrick et al. 2017, PNAS 114(13):3521-3526.
@@ -22,7 +23,7 @@ import torch
 
 from cllab import checks
 from cllab.regularization.fisher import ESTIMATORS, fisher_diagonal
-from cllab.regularization.penalty import Springs, proximal_step
+from cllab.regularization.penalty import Springs, pulled
 from cllab.training import Batch, Context, Phase
 
 
@@ -72,7 +73,7 @@ class EWC(Springs):
             held = [(a.theta_star[name], a.F[name]) for a in self.held if name in a.F]
             if held:
                 old = theta[: len(held[0][0])] if theta.ndim else theta
-                old.copy_(proximal_step(old, held, ctx.lr * self.lam))
+                old.copy_(pulled(old, held, ctx.lr * self.lam))
 
     def end_task(self, ctx: Context) -> Iterator[Phase]:
         x, y = ctx.task.x, ctx.task.y
@@ -86,11 +87,14 @@ class EWC(Springs):
         self.hold(ctx.model, F, keep=self.gamma if self.anchors == "online" else None)
         largest = max(sum(anchor.F[name] for anchor in self.held).max().item() for name in self.held[-1].F)
         stability = ctx.lr * self.lam * largest
-        plain_sgd = type(ctx.optimizer) is torch.optim.SGD
-        if self.step == "penalty" and plain_sgd and stability > 2:
-            warnings.warn(
-                f"EWC: lr * lam * max F = {stability:.3g} exceeds 2, plain SGD will diverge on the penalty; "
-                'lower lam or lr, or use step="proximal"',
-                stacklevel=2,
-            )
+        more_tasks = ctx.task_index + 1 < len(ctx.stream)
+        if self.step == "penalty" and more_tasks and type(ctx.optimizer) is torch.optim.SGD:
+            momentum = ctx.optimizer.defaults["momentum"]
+            limit = 2 * (1 + momentum)  # the heavy ball's; Nesterov's is lower
+            if stability > limit:
+                warnings.warn(
+                    f"EWC: lr * lam * max F = {stability:.3g} exceeds {limit:g}, SGD will diverge on the penalty; "
+                    'lower lam or lr, or use step="proximal"',
+                    stacklevel=2,
+                )
         yield Phase("Fisher", {"labels": self.labels, "max": largest, "lr * lam * max F": stability})

@@ -6,7 +6,8 @@
 Symbols, all [p]: g, the gradient of this step's whole loss; g_k, that of the loss on task k's memory, at the present
 weights (rows are kept, never gradients); r, that of one random batch from the memories of all past tasks.
 The promise is first-order and holds for the step -lr u, so plain SGD keeps it and momentum or Adam bend it.
-Memory gradients are taken in eval mode: they move no running statistics and draw no dropout.
+Memory gradients are taken in eval mode: they move no running statistics and draw no dropout. They are those of the
+cross-entropy, also beside a method that replaces the task loss (iCaRL).
 Source: Lopez-Paz & Ranzato 2017 (GEM; memory of 256 rows per task, margin 0.5, batch 10 and lr 0.1 there) and Chaudhry
 et al. 2019 (A-GEM). A task's memory is its last rows to arrive in the first epoch.
 """

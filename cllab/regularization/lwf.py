@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cllab import checks
-from cllab.regularization.distillation import distillation_loss
+from cllab.regularization.distillation import distillation_loss, temperature_of
 from cllab.training import Batch, Context, Method, frozen_copy
 
 
@@ -28,18 +28,17 @@ def old_heads(ctx: Context) -> list[Tensor]:
 
 
 class LwF(Method):
-    """Fine-tuning that also imitates the network it was before the task; lam = 0 is plain fine-tuning, bit for bit.
+    """Fine-tuning that also imitates the network it was before the task; lam = 0 without warm-up is plain fine-tuning.
 
     lam: weight of the old answers, >= 0 (1 in the paper). temperature: T > 0. warmup: epochs at the start of each later
-    task in which only the outputs of its new classes move; needs a model with a linear `head`.
+    task in which only the outputs of its new classes move (none where a task brings no new class); needs a model with a
+    linear `head`.
     With a replay method in the list the replayed rows are distilled as well.
     """
 
     def __init__(self, lam: float = 1.0, temperature: float = 2.0, *, warmup: int = 0):
         self.lam = checks.number("lam", lam, 0.0)
-        self.temperature = checks.number("temperature", temperature, 0.0)
-        if self.temperature == 0:
-            raise ValueError("temperature must be above 0, got 0")
+        self.temperature = temperature_of(temperature)
         self.warmup = checks.integer("warmup", warmup, 0)
 
     def start_run(self, ctx: Context) -> None:
@@ -86,4 +85,5 @@ class LwF(Method):
             self.teacher.load_state_dict(state["teacher"])
 
     def _warming(self, ctx: Context) -> bool:
-        return bool(self.heads) and ctx.epoch < self.warmup
+        known = {c for head in self.heads for c in head.tolist()}
+        return bool(known) and not set(ctx.task.classes) <= known and ctx.epoch < self.warmup

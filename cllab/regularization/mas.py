@@ -32,6 +32,9 @@ def output_sensitivity(
     checks.integer("chunk", chunk, 1)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    Omega = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
+    if not Omega:
+        raise ValueError("model must have at least one trainable parameter")
     checks.floats("x", x)
     with evaluating(model):
         logits = answers(model, x, chunk)
@@ -40,9 +43,6 @@ def output_sensitivity(
         def squared_length(logits: Tensor) -> Tensor:
             return logits.square().masked_fill(~counted, 0.0).sum(dim=1)
 
-        Omega = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
-        if not Omega:
-            raise ValueError("model must have at least one trainable parameter")
         for part in x.split(chunk):
             # Omega_i = (1/N) sum_n | d ||f(x_n)||^2 / d theta_i |
             sums = powers_of_row_gradients(model, part, squared_length, part.new_ones(len(part)), power=1)

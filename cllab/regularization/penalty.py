@@ -39,18 +39,34 @@ def quadratic_penalty(model: nn.Module, theta_star: dict[str, Tensor], F: dict[s
             raise ValueError(f"theta_star must be finite, {name} is not")
         if not bool(torch.isfinite(value).all()) or bool((value < 0).any()):
             raise ValueError(f"F must be finite and not negative, {name} is not")
+        if {value.dtype, theta_star[name].dtype} != {theta[name].dtype}:
+            raise TypeError(
+                f"theta_star and F must be {theta[name].dtype} like the model, {name} has {theta_star[name].dtype} "
+                f"and {value.dtype}"
+            )
     return _penalty(theta, Anchor(theta_star, F))
 
 
 def proximal_step(theta: Tensor, anchors: Sequence[tuple[Tensor, Tensor]], step: float) -> Tensor:
     """argmin_t (t - theta)^2 / 2 + step sum_k F_k (t - theta*_k)^2 / 2: tensors like theta.
 
-    anchors: pairs (theta*_k, F_k). step: lr lam.
+    anchors: pairs (theta*_k, F_k), all of theta's shape and finite, F_k >= 0. step: lr lam >= 0.
     """
     checks.number("step", step, 0.0)
+    if not all(isinstance(anchor, Sequence) and len(anchor) == 2 for anchor in anchors):
+        raise TypeError("anchors must be a list of pairs (theta_star, F)")
+    for theta_star, F in anchors:
+        checks.alike(theta=theta, theta_star=theta_star, F=F)
+        if bool((F < 0).any()):
+            raise ValueError(f"F must not be negative, got {F.min().item():g}")
+    return pulled(theta, anchors, step)
+
+
+def pulled(theta: Tensor, anchors: Sequence[tuple[Tensor, Tensor]], step: float) -> Tensor:
+    """`proximal_step` without its checks."""
     # theta <- (theta + step sum_k F_k theta*_k) / (1 + step sum_k F_k)
-    pulled = theta + step * sum(F * theta_star for theta_star, F in anchors)
-    return pulled / (1 + step * sum(F for _, F in anchors))
+    towards = theta + step * sum(F * theta_star for theta_star, F in anchors)
+    return towards / (1 + step * sum(F for _, F in anchors))
 
 
 class Springs(Method):
@@ -66,7 +82,7 @@ class Springs(Method):
         self.device = ctx.device
 
     def losses(self, ctx: Context, batch: Batch, outputs: Tensor) -> dict[str, Tensor]:
-        if not self.held:
+        if not self.held or self.strength == 0:
             return {}
         theta = dict(ctx.model.named_parameters())
         return {type(self).__name__: self.strength * sum(_penalty(theta, anchor) for anchor in self.held)}
@@ -85,6 +101,10 @@ class Springs(Method):
             # F <- keep F_old + F
             F = {name: keep * old + F[name] for name, old in self.held.pop().F.items()}
         self.held.append(Anchor(theta_star, F))
+
+    def memory_bytes(self) -> int:
+        """Bytes of all anchors: twice the parameters, per task or once."""
+        return sum(value.nbytes for anchor in self.held for part in anchor for value in part.values())
 
     def state_dict(self) -> dict:
         return {"anchors": [anchor._asdict() for anchor in self.held]}

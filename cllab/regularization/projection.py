@@ -20,6 +20,8 @@ from torch import Tensor
 
 from cllab import checks
 
+ROUNDING = 1e-12  # what a row that binds may be off by, relative to the lengths
+
 
 def project(gradient: Tensor, constraints: Tensor, margin: float = 0.0) -> Tensor:
     """u [p], like `gradient`; the same object when no row of `constraints` objects.
@@ -27,22 +29,40 @@ def project(gradient: Tensor, constraints: Tensor, margin: float = 0.0) -> Tenso
     gradient: g, finite floats [p]. constraints: G [t, p], t may be 0. margin: gamma >= 0, in units of v.
     Solved in float64; u has the gradient's dtype and device.
     """
+    g, G, margin = _checked(gradient, constraints, margin)
+    if not bool((G @ g < 0).any()):
+        return gradient
+    v = _multipliers(g, G, margin)
+    # u = g + G^T v
+    u = g + G.T @ v
+    binding = G[v > margin]
+    if bool(((binding @ u).abs() > ROUNDING * binding.norm(dim=1) * g.norm()).any()):
+        # rows that are nearly opposite have huge v that cancel: remove what the target has in their span instead
+        target = g + margin * G.sum(dim=0)
+        Q = torch.linalg.qr(binding.T).Q
+        for _ in range(2):
+            target = target - Q @ (Q.T @ target)
+        u = target
+    return u.to(gradient.dtype)
+
+
+def multipliers(gradient: Tensor, constraints: Tensor, margin: float = 0.0) -> Tensor:
+    """v [t] in float64, argmin_{v >= margin} ||G^T v + g||; arguments as in `project`."""
+    return _multipliers(*_checked(gradient, constraints, margin))
+
+
+def _checked(gradient: Tensor, constraints: Tensor, margin: float) -> tuple[Tensor, Tensor, float]:
+    """g [p] and G [t, p] in float64, gamma."""
     checks.floats("gradient", gradient, ndim=1)
     checks.floats("constraints", constraints, ndim=2, allow_empty=True)
     if constraints.shape[1] != len(gradient):
         raise ValueError(
             f"constraints must have {len(gradient)} columns like gradient, got shape {tuple(constraints.shape)}"
         )
-    margin = checks.number("margin", margin, 0.0)
-    g, G = gradient.detach().double(), constraints.detach().double()
-    if not bool((G @ g < 0).any()):
-        return gradient
-    # u = g + G^T v
-    return (g + G.T @ multipliers(g, G, margin)).to(gradient.dtype)
+    return gradient.detach().double(), constraints.detach().double(), checks.number("margin", margin, 0.0)
 
 
-def multipliers(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
-    """v [t] = argmin_{v >= margin} ||G^T v + g||; g [p] and G [t, p] in float64."""
+def _multipliers(g: Tensor, G: Tensor, margin: float) -> Tensor:
     # v = margin + w with w >= 0 moves the target to g + margin * sum of rows
     target = g + margin * G.sum(dim=0)
     # rows of length 1 make gradients of every scale alike; a row of zeros asks for nothing

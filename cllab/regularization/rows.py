@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from cllab.models import MLP
+from cllab.training.evaluating import answer_with
 
 
 def powers_of_row_gradients(
@@ -23,7 +24,7 @@ def powers_of_row_gradients(
     x [N, ...]; weight [N]; objective: logits [N, C] -> [N], each entry of its own row only. g_n is the gradient of
     entry n. Memory grows with N (except for an MLP): pass a chunk of rows at a time. The model should be in eval mode.
     """
-    of_layers = _of_linears if _only_linears(model) else _by_vmap
+    of_layers = _of_linears if _plain_linears(model) else _by_vmap
     return of_layers(model, x, objective, weight, power)
 
 
@@ -37,11 +38,15 @@ def two_columns(logits: Tensor) -> Tensor:
 def answers(model: nn.Module, x: Tensor, chunk: int) -> Tensor:
     """The model's logits for x, `chunk` rows at a time; what may be wrong is said in terms of the arguments."""
     try:
-        logits = torch.cat([_logits(model(part)) for part in x.split(chunk)])
+        logits = torch.cat([_logits(model(part), len(part)) for part in x.split(chunk)])
+        with torch.enable_grad():
+            follows = model(x[:1]).requires_grad
     except (RuntimeError, IndexError) as error:
         raise ValueError(
             f"x must be rows that model accepts, {tuple(x.shape)} of {x.dtype} are not: {error}"
         ) from error
+    if not follows:
+        raise ValueError("model must answer with a gradient to its parameters: its logits are detached from them")
     if not bool(torch.isfinite(logits).all()):
         raise ValueError("model must give finite logits for x")
     return logits
@@ -59,10 +64,12 @@ def classes(allowed: Tensor | None, logits: Tensor) -> Tensor:
     return F.pad(allowed, (0, spare), value=False).to(logits.device)
 
 
-def _logits(answer: Tensor) -> Tensor:
-    """What a model returned, if it is logits [N, C]."""
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.shape[1] == 0:
-        raise ValueError("model must turn rows [N, ...] into logits [N, C]")
+def _logits(answer: Tensor, n: int | None = None) -> Tensor:
+    """What a model returned for n rows, if it is logits [N, C]."""
+    if not isinstance(answer, Tensor) or not answer.is_floating_point() or answer.ndim != 2 or answer.shape[1] == 0:
+        raise ValueError("model must turn rows [N, ...] into floating-point logits [N, C]")
+    if n is not None and len(answer) != n:
+        raise ValueError(f"model must give one row of logits per row of x, got {len(answer)} for {n}")
     return answer
 
 
@@ -72,7 +79,7 @@ def _by_vmap(model, x, objective, weight, power: int) -> dict[str, Tensor]:
     theta = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
     def of_row(theta, row):
-        return objective(functional_call(model, {**theta, **frozen}, (row[None],)))[0]
+        return objective(answer_with(model, {**theta, **frozen}, row[None]))[0]
 
     try:
         per_row = vmap(grad(of_row), in_dims=(None, 0))(theta, x)
@@ -112,11 +119,20 @@ def _of_linears(model, x, objective, weight, power: int) -> dict[str, Tensor]:
     return sums
 
 
-def _only_linears(model: nn.Module) -> bool:
-    """Whether all parameters are trainable and in linear layers used once on rows [N, features], as in an MLP."""
-    owners = [m for m in model.modules() if list(m.parameters(recurse=False))]
+def _plain_linears(model: nn.Module) -> bool:
+    """Whether all parameters are trainable and in linear layers that are called once each, as in an MLP.
+
+    Nothing may stand between a layer's input and output and what its hook sees: no hooks of others, no layer in two
+    places, no shared or re-parametrised weight, nothing that overwrites its input.
+    """
+    modules = list(model.modules())
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    weights = sum(1 + (m.bias is not None) for m in modules if type(m) is nn.Linear)
     return (
         type(model) in (MLP, nn.Linear)
-        and all(type(owner) is nn.Linear for owner in owners)
+        and all(type(m) in (MLP, nn.Sequential, nn.Linear, nn.ReLU) for m in modules)
+        and not any(getattr(m, "inplace", False) or any(getattr(m, kind) for kind in hooks) for m in modules)
+        and len(list(model.named_modules(remove_duplicate=False))) == len(modules)
+        and len(list(model.parameters())) == weights
         and all(p.requires_grad for p in model.parameters())
     )

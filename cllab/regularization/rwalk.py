@@ -1,13 +1,14 @@
 """Riemannian walk: EWC's Fisher plus SI's path, each scaled to [0, 1].
 
     F_i <- alpha g_i^2 + (1 - alpha) F_i                                            at every step
-    s_i <- s_i + max(0, -g_i dtheta_i / (1/2 F_i dtheta_i^2 + epsilon))             every `interval` steps
+    s_i <- s_i + max(0, -g_i dtheta_i / (1/2 F_i dtheta_i^2 + epsilon))   every `interval` steps, and at a task's end
     s^k = (s^{k-1} + s / max s) / 2  (the first task: s / max s)                    at a task's end
     L(theta) = L_new(theta) + lam sum_i (F_i / max F + s^k_i) (theta_i - theta*_i)^2
 
 Symbols, all like theta: g, the gradient of the task loss alone; dtheta, how far theta went over the interval, along
-which -g dtheta is summed; F, a moving average of squared gradients; s, the score of the path; theta*, the weights at
-the last task's end. The score compares the fall of the loss with the distance that the answers moved, measured by F.
+which -g dtheta is summed; F, a moving average of squared gradients, from 0 in every task; s, the score of the path,
+likewise; theta*, the weights at the last task's end. The score compares the fall of the loss with the distance that
+the answers moved, measured by F.
 Source: Chaudhry et al. 2018, "Riemannian walk for incremental learning". As in the authors' code g is a batch's mean
 gradient, so that F is the "batched" estimate that fisher.py warns about; dividing by max F takes its scale out again.
 """
@@ -23,7 +24,14 @@ from cllab.training import Batch, Context, Phase
 
 
 def path_score(fall: Tensor, F: Tensor, moved: Tensor, epsilon: float) -> Tensor:
-    """max(0, fall / (1/2 F moved^2 + epsilon)), like theta: fall of the loss per distance that the answers moved."""
+    """max(0, fall / (1/2 F moved^2 + epsilon)), like theta: fall of the loss per distance that the answers moved.
+
+    fall, F >= 0, moved: of one shape. epsilon: > 0.
+    """
+    checks.alike(fall=fall, F=F, moved=moved)
+    checks.positive("epsilon", epsilon)
+    if bool((F < 0).any()):
+        raise ValueError(f"F must not be negative, got {F.min().item():g}")
     return (fall / (0.5 * F * moved.square() + epsilon)).clamp(min=0)
 
 
@@ -39,9 +47,7 @@ class RWalk(Springs):
         self.lam = checks.number("lam", lam, 0.0)
         self.alpha = checks.number("alpha", alpha, 0.0, 1.0)
         self.interval = checks.integer("interval", interval, 1)
-        self.epsilon = checks.number("epsilon", epsilon, 0.0)
-        if self.epsilon == 0:
-            raise ValueError("epsilon must be above 0: a weight that did not move would be divided by 0")
+        self.epsilon = checks.positive("epsilon", epsilon)  # a weight that did not move would be divided by 0
 
     @property
     def strength(self) -> float:
@@ -78,18 +84,27 @@ class RWalk(Springs):
             # F_i <- alpha g_i^2 + (1 - alpha) F_i
             self.F[name] = self.alpha * g.square() + (1 - self.alpha) * self.F[name]
             self.fall[name] -= g * (theta[name] - before)
-            if self.steps % self.interval == 0:
-                moved = theta[name] - self.since[name]
-                self.s[name] += path_score(self.fall[name], self.F[name], moved, self.epsilon)
-                self.fall[name], self.since[name] = torch.zeros_like(g), theta[name].clone()
+        if self.steps % self.interval == 0:
+            self.add_score(theta)
 
+    def add_score(self, theta: dict[str, Tensor]) -> None:
+        """s of the way since the last call, for weights that are now at theta."""
+        for name, since in self.since.items():
+            self.s[name] += path_score(self.fall[name], self.F[name], theta[name] - since, self.epsilon)
+            self.fall[name], self.since[name] = torch.zeros_like(since), theta[name].clone()
+
+    @torch.no_grad()
     def end_task(self, ctx: Context) -> Iterator[Phase]:
+        if self.steps % self.interval:
+            self.add_score(dict(ctx.model.named_parameters()))
         F, s = _scaled(self.F), _scaled(self.s)
         if self.score:
             # s^k = (s^{k-1} + s) / 2; rows that have grown since have no earlier score
             s = {name: (_like(self.score.get(name), new) + new) / 2 for name, new in s.items()}
         self.score = {**self.score, **s}
-        self.hold(ctx.model, {name: F[name] + s[name] for name in F}, keep=0.0)
+        # what was frozen in this task keeps its importance
+        before = self.held[-1].F if self.held else {}
+        self.hold(ctx.model, {**before, **{name: F[name] + s[name] for name in F}}, keep=0.0)
         yield Phase("walk", {"max": max(value.max().item() for value in self.held[0].F.values())})
 
     def state_dict(self) -> dict:

@@ -24,13 +24,18 @@ from cllab.training import Batch, Context, Phase
 
 
 def path_integral(omega: Tensor, g: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """omega after one more step from `before` to `after` with task gradient g at `before`; all like theta."""
+    """omega after one more step from `before` to `after` with task gradient g at `before`; all of one shape."""
+    if not omega.shape == g.shape == before.shape == after.shape:
+        shapes = [tuple(t.shape) for t in (omega, g, before, after)]
+        raise ValueError(f"omega, g, before and after must have one shape, got {shapes}")
     # omega_i <- omega_i - g_i (theta_i' - theta_i)
     return omega - g * (after - before)
 
 
 def path_importance(omega: Tensor, start: Tensor, end: Tensor, xi: float) -> Tensor:
-    """What one task adds to Omega, >= 0 and like theta; start and end: the weights around the task."""
+    """What one task adds to Omega, >= 0 and like theta; start and end: the weights around the task; xi > 0."""
+    checks.alike(omega=omega, start=start, end=end)
+    checks.positive("xi", xi)
     # max(0, omega_i / ((theta_i^end - theta_i^start)^2 + xi))
     return (omega / ((end - start).square() + xi)).clamp(min=0)
 
@@ -46,9 +51,7 @@ class SI(Springs):
 
     def __init__(self, c: float = 1.0, xi: float = 0.1):
         self.c = checks.number("c", c, 0.0)
-        self.xi = checks.number("xi", xi, 0.0)
-        if self.xi == 0:
-            raise ValueError("xi must be above 0: a weight that did not move would be divided by 0")
+        self.xi = checks.positive("xi", xi)  # a weight that did not move would be divided by 0
 
     @property
     def strength(self) -> float:

@@ -20,11 +20,10 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from cllab import checks
 from cllab.replay.er import ExperienceReplay
-from cllab.training import Batch, Context, evaluating, masked
+from cllab.training import Batch, Context, answer_with, evaluating, masked
 
 
 def virtual_step(model: nn.Module, x: Tensor, y: Tensor, lr: float, allowed: Tensor | None = None) -> dict[str, Tensor]:
@@ -104,7 +103,7 @@ def _losses(model: nn.Module, theta: Mapping[str, Tensor], x: Tensor, y: Tensor,
     """Each row's cross-entropy with `theta` in the place of the parameters it names: [B]."""
     with evaluating(model):
         try:
-            logits = functional_call(model, dict(theta), (x,))
+            logits = answer_with(model, theta, x)
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"x must be rows that model accepts, {tuple(x.shape)} of {x.dtype} are not") from error
     checks.labels("y", y, n_classes=logits.shape[1])

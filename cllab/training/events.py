@@ -52,7 +52,7 @@ class Evaluated:
 class TaskEnded:
     """Task number `task` is over, its Evaluated event was the last.
 
-    info: the `seconds` it took, and `memory_bytes` of each method that keeps something of earlier tasks' data.
+    info: the `seconds` it took, and `memory_bytes` of each method that keeps something of earlier tasks.
     """
 
     task: int

@@ -160,7 +160,8 @@ def _step(ctx: Context, batch: Batch) -> Step:
     if any(method.needs_task_gradient for method in ctx.methods):
         task, *terms = (loss for loss in losses.values() if loss.requires_grad)
         task.backward(retain_graph=bool(terms))
-        ctx.task_gradient = {n: p.grad.clone() for n, p in ctx.model.named_parameters() if p.grad is not None}
+        trained = {n: p for n, p in ctx.model.named_parameters() if p.requires_grad and p.grad is not None}
+        ctx.task_gradient = {n: p.grad.clone() for n, p in trained.items()}
     else:
         terms = list(losses.values())
     if terms:
@@ -171,8 +172,8 @@ def _step(ctx: Context, batch: Batch) -> Step:
     # 5. the step
     ctx.optimizer.step()
     ctx.step += 1
-    # 6. what follows a step: path integrals, restored weights, memory
-    for method in ctx.methods:
+    # 6. what follows a step: restored weights, memory, and last the path integrals, which see where the step ended
+    for method in sorted(ctx.methods, key=lambda method: method.needs_task_gradient):
         method.after_step(ctx, batch)
     return Step(ctx.task_index, ctx.step, values, ctx.info)
 

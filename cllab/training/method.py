@@ -58,7 +58,10 @@ class Method:
         """Step 4. Edit `.grad` in place before the optimiser's step."""
 
     def after_step(self, ctx: "Context", batch: Batch) -> None:
-        """Step 6. After the optimiser's step; `batch` holds the new rows only. Memories are filled here."""
+        """Step 6. After the optimiser's step; `batch` holds the new rows only. Memories are filled here.
+
+        Methods that need the task gradient follow the path of the weights, so theirs comes after all others.
+        """
 
     def end_task(self, ctx: "Context") -> Iterator[Phase]:
         """After a task's last step, before its evaluation. A generator: long work reports as it goes."""
@@ -69,7 +72,7 @@ class Method:
         return None
 
     def memory_bytes(self) -> int:
-        """Bytes of what is kept of earlier tasks' data (rows, latents, logits, a generator), told after each task."""
+        """Bytes kept of earlier tasks (rows, latents, logits, a generator, anchors), told after each task."""
         return 0
 
     def state_dict(self) -> dict:

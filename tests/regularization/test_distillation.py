@@ -36,6 +36,25 @@ def test_the_square_of_the_temperature_keeps_the_gradient(T, norm):
     assert T == 1 or without < norm / 3  # the common omission
 
 
+@pytest.mark.parametrize("T", [10.0, 1e3, 1e5])
+def test_single_precision_keeps_its_digits_at_high_temperature(T):
+    """The limit of T^2 KL is the squared distance of the centred logits over 2 C: 14/18."""
+    loss = distillation_loss(STUDENT.float(), TEACHER.float(), T)
+    expected = distillation_loss(STUDENT, TEACHER, T).item()
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-6)
+    assert T < 1e3 or loss.item() == pytest.approx(14 / 18, rel=1e-2)
+
+
+def test_masked_positions_may_hold_anything():
+    student, teacher = TOKENS_S.clone(), TOKENS_T.clone()
+    student[~MASK.bool()], teacher[~MASK.bool()] = math.nan, math.inf
+    student.requires_grad_()
+    loss = distillation_loss(student, teacher, 2.0, MASK)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.461702, abs=1e-6)
+    assert student.grad[~MASK.bool()].eq(0).all() and torch.isfinite(student.grad).all()
+
+
 def test_masked_tokens():
     masked = distillation_loss(TOKENS_S, TOKENS_T, 2.0, MASK).item()
     assert masked == pytest.approx(0.461702, abs=1e-6)
@@ -114,7 +133,9 @@ def test_colder_or_warmer_keeps_the_order_of_the_answers():
         ((None, TEACHER), TypeError, "student"), ((STUDENT, TEACHER.long()), TypeError, "teacher"),
         ((STUDENT, TEACHER[:, :2]), ValueError, "one shape"), ((STUDENT[0], TEACHER[0]), ValueError, "one shape"),
         ((STUDENT, TEACHER, 0.0), ValueError, "temperature"), ((STUDENT, TEACHER, -1.0), ValueError, "temperature"),
-        ((STUDENT * math.nan, TEACHER), ValueError, "student"),
+        ((STUDENT * math.nan, TEACHER), ValueError, "student"), ((STUDENT, TEACHER, 1e-40), ValueError, "temperature"),
+        ((STUDENT, TEACHER, 1e200), ValueError, "temperature"),
+        ((TOKENS_S, TOKENS_T, 2.0, torch.ones(2, 3, dtype=torch.complex64)), ValueError, "only 0 and 1"),
         ((TOKENS_S, TOKENS_T, 2.0, torch.zeros(2, 3)), ValueError, "at least one"),
         ((TOKENS_S, TOKENS_T, 2.0, torch.full((2, 3), 0.5)), ValueError, "only 0 and 1"),
         ((TOKENS_S, TOKENS_T, 2.0, torch.ones(2, 2)), ValueError, "shape"),

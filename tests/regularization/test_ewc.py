@@ -308,3 +308,61 @@ def test_more_penalties_that_do_not_fit(model, star, F, error, named):
 def test_proximal_step_refuses(step):
     with pytest.raises(ValueError, match="step"):
         proximal_step(one(1), [(one(0), one(1))], step)
+
+
+@pytest.mark.parametrize(
+    ("anchors", "error", "named"),
+    [
+        ([(one(0), one(-1))], ValueError, "F must not"), ([(one(float("nan")), one(1))], ValueError, "theta_star"),
+        ([(one(0), torch.ones(2, dtype=torch.float64))], ValueError, "F must have the shape"),
+        ((one(0), one(1)), TypeError, "pairs"),
+    ],
+)  # fmt: skip
+def test_proximal_step_refuses_anchors(anchors, error, named):
+    with pytest.raises(error, match=named):
+        proximal_step(one(1), anchors, 1.0)
+
+
+def test_anchors_of_another_precision_are_refused():
+    model = torch.nn.Linear(2, 1, bias=False)
+    double = {"weight": torch.ones(1, 2, dtype=torch.float64)}
+    with pytest.raises(TypeError, match="float32 like the model"):
+        quadratic_penalty(model, double, double)
+
+
+@pytest.mark.parametrize(("momentum", "warned"), [(0.0, True), (0.9, False)])
+def test_momentum_moves_the_limit_of_the_warning(stream, momentum, warned):
+    """At lr lam max F = 3 plain SGD diverges, the heavy ball with 0.9 up to 3.8 does not."""
+    lam = 3.0 / _largest(stream, momentum)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _first_task(stream, EWC(lam), momentum)
+    assert bool([w for w in caught if "exceeds" in str(w.message)]) == warned
+
+
+def test_no_warning_after_the_last_task(stream):
+    alone = Stream(stream.tasks[:1], stream.scenario, stream.n_classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(net(stream), alone, [EWC(1e4)], optimizer="sgd", lr=1.0, epochs=1)
+
+
+def test_anchors_count_as_memory(stream):
+    """Separate anchors keep 2 P numbers per task, an online one 2 P in all."""
+    kept = {}
+    for anchors in ("online", "separate"):
+        method, model = EWC(1.0, anchors=anchors), net(stream)
+        run(model, stream, [method])
+        kept[anchors] = method.memory_bytes() / (4 * sum(p.numel() for p in model.parameters()))
+    assert kept == {"online": 2, "separate": 2 * len(stream)}
+
+
+def _first_task(stream, method, momentum):
+    """The Phase after the first task of a run."""
+    arguments = {"optimizer": lambda p, lr: torch.optim.SGD(p, lr, momentum=momentum), "lr": 0.1, "epochs": 1}
+    return next(e for e in fit(net(stream), stream, [method], **arguments) if isinstance(e, Phase))
+
+
+def _largest(stream, momentum):
+    """lr max F after the first task, where lam does not act yet."""
+    return _first_task(stream, EWC(1.0), momentum).info["lr * lam * max F"]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cllab.models import MLP, ConvNet
-from cllab.regularization import fisher_diagonal
+from cllab.regularization import fisher_diagonal, output_sensitivity
 from cllab.training import masked
 
 
@@ -234,12 +234,79 @@ class Decides(nn.Module):
         return self.a(x) if x.sum().item() > 0 else self.b(x)
 
 
-@pytest.mark.parametrize("make", [lambda: Twice(5, [5], 3), Decides])
+def changed(change):
+    """An MLP of which one detail is not as it was built."""
+
+    def make():
+        model = MLP(5, [5, 5], 3)
+        change(model)
+        return model
+
+    return make
+
+
+def shared_layer(model):
+    model.trunk[2] = model.trunk[0]
+
+
+def shared_weight(model):
+    model.trunk[2].weight = model.trunk[0].weight
+
+
+def in_place(model):
+    model.trunk[1] = nn.ReLU(inplace=True)
+
+
+def hooked(model):
+    model.trunk[0].register_forward_hook(lambda module, a, z: 2 * z)
+
+
+def other_parameters(model):
+    nn.utils.parametrizations.weight_norm(model.trunk[0])
+
+
+UNUSUAL = [lambda: Twice(5, [5], 3), Decides]
+UNUSUAL += [changed(change) for change in (shared_layer, shared_weight, in_place, hooked, other_parameters)]
+
+
+@pytest.mark.parametrize("make", UNUSUAL)
 def test_unusual_models_are_right_too(make):
     model = make().double()
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     fast, expected = fisher_diagonal(model, x), slow(model, x, None, "model")
     assert all(torch.allclose(fast[name], expected[name], atol=1e-12) for name in expected)
+
+
+def test_models_that_cannot_be_measured_are_refused():
+    class Odd(nn.Module):
+        def __init__(self, answer):
+            super().__init__()
+            self.layer, self.answer = nn.Linear(5, 3), answer
+
+        def forward(self, x):
+            return self.answer(self.layer(x))
+
+    x = torch.randn(4, 5)
+    odd = {"detached": lambda z: z.detach(), "one row of logits": lambda z: z[:1], "floating-point": lambda z: z.long()}
+    for message, answer in odd.items():
+        for measure in (fisher_diagonal, output_sensitivity):
+            with pytest.raises(ValueError, match=message):
+                measure(Odd(answer), x)
+
+
+def test_a_buffer_that_counts_calls_gets_its_value_back():
+    class Counting(MLP):
+        def __init__(self):
+            super().__init__(5, [4], 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting()
+    fisher_diagonal(model, torch.randn(4, 5), torch.tensor([0, 1, 2, 0]), "batched")
+    assert model.calls == 0
 
 
 def test_overflow_is_said_not_returned():

@@ -168,6 +168,26 @@ def test_walk_on_one_weight_by_hand():
     assert torch.allclose(method.held[0].F["0.weight"], F / F.max() + s / s.max(), atol=1e-12)
 
 
+def test_the_end_of_a_task_and_frozen_weights_lose_no_walk():
+    """Three steps with an interval of ten still score; what is frozen in a later task keeps its importance."""
+    stream, scores = split(digits().take(60), 5), []
+
+    class Freeze(Method):
+        def start_task(self, ctx):
+            ctx.model.trunk[0].requires_grad_(ctx.task_index == 0)
+
+    method = RWalk(interval=10)
+    model = MLP(64, [8], 10)
+    events = fit(model, stream, [method, Freeze()], batch_size=10, optimizer="sgd", lr=0.1)
+    for event in events:
+        if isinstance(event, Phase):
+            scores.append({name: value.clone() for name, value in method.held[0].F.items()})
+    first, second = scores
+    assert method.score["trunk.0.weight"].max() > 0
+    assert torch.equal(first["trunk.0.weight"], second["trunk.0.weight"])
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+
+
 # --- in the loop ------------------------------------------------------------------------------------------------
 
 ZERO = {"SI": lambda: SI(0.0), "MAS": lambda: MAS(0.0), "RWalk": lambda: RWalk(0.0)}
@@ -199,6 +219,60 @@ def test_springs_hold_the_first_task(make):
         ]
         gains.append(first[1] - first[0])
     assert np.mean(gains) > 0.1, gains
+
+
+class Undo(Method):
+    """Moves weights after the step, as a warm-up or a proximal step does."""
+
+    def gradients(self, ctx):
+        self.before = ctx.model.head.weight.detach().clone()
+
+    @torch.no_grad()
+    def after_step(self, ctx, batch):
+        ctx.model.head.weight.copy_(self.before)
+
+
+@pytest.mark.parametrize("make", [SI, RWalk])
+def test_the_path_is_that_of_the_step_as_it_ended(stream, make):
+    found = []
+    for order in (1, -1):
+        method = make(0.1)
+        run(MLP(64, [16], 10), stream, [method, Undo()][::order])
+        found.append(method.held[0].F)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    if make is SI:
+        assert float(found[0]["head.weight"].max()) == 0 < float(found[0]["trunk.0.weight"].max())
+
+
+class Spare(MLP):
+    """Has a parameter that no answer uses: it gets no gradient, so no optimiser may move it."""
+
+    def __init__(self):
+        super().__init__(64, [8], 10)
+        self.spare = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize("make", [SI, MAS, RWalk, EWC])
+def test_zero_leaves_a_parameter_without_gradient_alone(stream, make):
+    model = Spare()
+    run(model, stream, [make(0.0)], optimizer=lambda p, lr: torch.optim.SGD(p, lr, weight_decay=0.1), lr=0.1)
+    assert torch.equal(model.spare, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda: path_importance(t([1.0]), t([1.0]), t([1.0]), 0.0), ValueError, "xi"),
+        (lambda: path_importance(t([float("nan")]), t([1.0]), t([1.0]), 0.1), ValueError, "omega"),
+        (lambda: path_importance(t([1.0]), t([1.0, 2.0]), t([1.0]), 0.1), ValueError, "start"),
+        (lambda: path_score(t([1.0]), t([-1.0]), t([1.0]), 0.1), ValueError, "F must not"),
+        (lambda: path_score(t([1.0]), t([1.0]), t([1.0]), -1.0), ValueError, "epsilon"),
+        (lambda: path_integral(t([1.0]), t([1.0]), t([1.0]), t([1.0, 2.0])), ValueError, "one shape"),
+    ],
+)
+def test_bad_paths(call, error, named):
+    with pytest.raises(error, match=named):
+        call()
 
 
 @pytest.mark.parametrize("make", [SI, MAS, RWalk])

@@ -1,5 +1,7 @@
 """LwF: which columns are distilled in which scenario, the warm-up, and a teacher that stays as it was."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from cllab.models import MLP
 from cllab.regularization import EWC, LwF, distillation_loss
 from cllab.replay import ExperienceReplay
-from cllab.streams import digits, permuted, split
+from cllab.streams import Stream, digits, permuted, split
 from cllab.training import Method, Step, fit, frozen_copy, run
 
 
@@ -109,6 +111,16 @@ def test_warm_up_moves_only_the_new_outputs(streams, optimizer):
         assert torch.equal(start["head.weight"][old], warm["head.weight"][old])
         assert not torch.equal(start["head.weight"][new], warm["head.weight"][new])
         assert not torch.equal(start["trunk.0.weight"], end["trunk.0.weight"])
+
+
+def test_warm_up_waits_for_new_classes(streams):
+    """A task that repeats known classes has no outputs to warm up: it learns from its first epoch on."""
+    first = streams["class"][0]
+    again = Stream((first, dataclasses.replace(first, name="again")), "class", streams["class"].n_classes)
+    plain, warm = net(again), net(again)
+    run(plain, again, [LwF()], epochs=2)
+    run(warm, again, [LwF(warmup=2)], epochs=2)
+    assert torch.equal(bits(plain), bits(warm))
 
 
 def test_it_remembers_where_fine_tuning_forgets():

@@ -84,6 +84,32 @@ def test_optimality_conditions(kind, scale):
             assert max(kkt(g, G).values()) < 1e-8, (n, p, kkt(g, G))
 
 
+@pytest.mark.parametrize("eps", [1e-6, 1e-8, 1e-9, 1e-12])
+def test_rows_that_are_nearly_opposite(eps):
+    """Their multipliers are about 1/eps and cancel: u must not be what rounding leaves of them."""
+    source, worst, plain = torch.Generator().manual_seed(0), 0.0, 0.0
+    for _ in range(50):
+        r, noise, g = torch.randn(3, 5, generator=source, dtype=D)
+        G = torch.stack([r, -r + eps * noise])
+        u, scale = project(g, G), g.norm() * G.norm(dim=1)
+        worst = max(worst, float((-(G @ u) / scale).max()))
+        plain = max(plain, float((-(G @ (g + G.T @ multipliers(g, G))) / scale).max()))
+    assert worst < 1e-12 and (eps > 1e-8 or plain > 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ((t(1, 0), t([float("nan"), 1])), ValueError, "constraints"), ((t(1, 0), t([1, 1]), -1.0), ValueError, "margin"),
+        ((t(1, 0), t([1, 1]), True), TypeError, "margin"), ((t(1, 0), t([1, 1, 1])), ValueError, "columns"),
+        ((t(1, 0), t(1, 1)), ValueError, "constraints"),
+    ],
+)  # fmt: skip
+def test_multipliers_ask_the_same_of_their_arguments(arguments, error, named):
+    with pytest.raises(error, match=named):
+        multipliers(*arguments)
+
+
 def test_the_authors_jitter_would_leave_small_gradients_unprojected():
     """1e-3 on the diagonal of G G^T at gradients of length .005: the constraint stays violated."""
     source = torch.Generator().manual_seed(1)

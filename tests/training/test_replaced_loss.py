@@ -78,7 +78,7 @@ def test_memory_is_told_after_each_task(stream):
         def memory_bytes(self):
             return 100
 
-    ended = [e.info["memory_bytes"] for e in fit(net(), stream, [Hoard(), EWC(1.0)]) if isinstance(e, TaskEnded)]
+    ended = [e.info["memory_bytes"] for e in fit(net(), stream, [Hoard(), Method()]) if isinstance(e, TaskEnded)]
     assert ended == [{"Hoard()": 100}] * 5
     twice = [e.info["memory_bytes"] for e in fit(net(), stream, [Hoard(), Hoard()]) if isinstance(e, TaskEnded)]
     assert twice == [{"Hoard()": 100, "Hoard() 2": 100}] * 5
