@@ -16,6 +16,9 @@ PAGES = (
     ("herding", "Herding steps", ":material/scatter_plot:", "Choose the few samples whose mean stays true."),
     ("memory", "Memory", ":material/inbox:", "A stream flows past a few slots: who is remembered?"),
     ("generative", "Generative replay", ":material/auto_awesome:", "A generator learns from itself: what fades first?"),
+    ("elastic", "Elastic weights", ":material/compress:", "Two weights on springs: what stays, what gives way?"),
+    ("distillation", "Distillation", ":material/thermostat:", "Heat the answers: what a teacher tells."),
+    ("projection", "Gradient projection", ":material/square_foot:", "Drag gradients: which step hurts no old task?"),
     ("routing", "Expert routing", ":material/account_tree:", "Tokens find their experts while a mixture trains."),
 )
 

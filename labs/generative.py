@@ -1,4 +1,4 @@
-"""Page 5, generative replay: what is lost when a generator learns from its own samples, and latents that age."""
+"""Generative replay: what is lost when a generator learns from its own samples, and latents that age."""
 
 import streamlit as st
 

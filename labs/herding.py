@@ -1,4 +1,4 @@
-"""Page 2, herding: iCaRL by hand, from the loss of a stage to its exemplars, their means and what these answer."""
+"""Herding: iCaRL by hand, from the loss of a stage to its exemplars, their means and what these answer."""
 
 import streamlit as st
 

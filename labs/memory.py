@@ -1,4 +1,4 @@
-"""Page 4, memory: a stream flows past a reservoir, a ring or a class-balanced memory; who survives, and how fairly."""
+"""Memory: a stream flows past a reservoir, a ring or a class-balanced memory; who survives, and how fairly."""
 
 import streamlit as st
 

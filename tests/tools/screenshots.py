@@ -18,6 +18,9 @@ PAGES = {
     "routing": "routing",
     "memory": "memory",
     "generative": "generative",
+    "distillation": "distillation?dist_T=2",
+    "elastic": "elastic",
+    "projection": "projection",
 }  # the first page is the root
 README_PICTURES = ROOT / ".github" / "images"
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"
