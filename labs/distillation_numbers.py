@@ -23,7 +23,7 @@ TRUE_MASK = ((True, True, False), (True, False, False))
 
 
 def logits(name: str, text: str) -> list[float]:
-    """Two to six numbers separated by commas (Chinese ones too) or spaces; ValueError is a sentence for the person who typed them."""
+    """Two to six numbers between commas or spaces; ValueError is a sentence for the person who typed them."""
     allowed = f"Give 2 to {len(NAMES)} numbers from −{REACH:g} to {REACH:g}, separated by commas."
     parts = re.findall(r"[^\s,;，；、]+", text.replace("−", "-"))
     if not parts:

@@ -7,7 +7,7 @@ from cllab.player import following_trace
 from labs import distillation_numbers as numbers
 from labs import distillation_real as real
 from labs.charts import DASHES, FAINT, LEGEND, PADDING, table, task_colours
-from labs.controls import Controls, current_job, start_job, stop_job
+from labs.controls import Controls, current_job, start_job
 from labs.job import Job
 from labs.player import player
 
@@ -165,9 +165,10 @@ def show_real(temperature: int, lam: float, seed: int) -> None:
     trace = real.committed().get(key) or finished_trainings().get(key)
     if trace is None:
         job = begin(key, temperature, lam, seed)
-        st.fragment(wait, run_every=None if job.ended else 0.3)(job, key, job.ended)
-        return
-    stop_job("dist")
+        if job.state != "finished":
+            st.fragment(wait, run_every=None if job.ended else 0.3)(job, job.ended)
+            return
+        trace = keep(key, job.result)
     play(trace, f"{round_key('real')}_{key}")
     st.markdown("**The teacher's soft targets**: its three likeliest answers for each image")
     lines = ["| image | T = 1 | T = 2 | T = 4 |", "| --- | --- | --- | --- |"]
@@ -189,11 +190,9 @@ def begin(key: str, temperature: int, lam: float, seed: int) -> Job:
     return job
 
 
-def wait(job: Job, key: str, was_over: bool) -> None:
+def wait(job: Job, was_over: bool) -> None:
     """How far the training is; when it has ended the page runs once more."""
     state = job.poll()
-    if state == "finished":
-        keep(key, job.result)
     if job.ended and not was_over:
         st.rerun()
     if state == "failed":
@@ -210,8 +209,9 @@ def finished_trainings() -> dict[str, dict]:
     return {}
 
 
-def keep(key: str, trace: dict) -> None:
+def keep(key: str, trace: dict) -> dict:
     known = finished_trainings()
     known[key] = trace
     while len(known) > KEPT:
         known.pop(next(iter(known)), None)
+    return trace

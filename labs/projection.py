@@ -10,9 +10,9 @@ from labs.player import player
 from labs.projection_real import RUN_DEFAULTS, show_run
 
 LOOK = (
-    "g is the new task's gradient; every row of G is a past task's. A small step against any gradient u in the shaded "
-    "cone raises no old loss. Drag the heads of the arrows: GEM finds the point of the cone nearest to g, two shortcuts "
-    "may miss it."
+    "g is the new task's gradient; every row of G is a past task's. A small step against any u in the shaded cone "
+    "raises no old loss. Drag the heads of the arrows: GEM finds the point of the cone nearest to g, two shortcuts may "
+    "miss it."
 )
 PLACES = {"g": (2.0, -1.0), "a": (1.0, 1.0), "b": (-1.0, 1.0), "c": (0.5, -1.0)}
 DEFAULTS = {

@@ -53,7 +53,7 @@ def rule(margin: float, ridge: float) -> str:
     """What GEM does, in a sentence or three."""
     told = "It is the point of the shaded cone that is nearest to the head of g."
     if margin > 0:
-        told = f"If any row objects, GEM adds {margin:g} of every row to g and takes the point of the cone nearest to that."
+        told = f"If any row objects, GEM adds {margin:g} of every row to g and takes the cone's point nearest to that."
     return told + (" The ridge makes it miss that point a little." if ridge > 0 else "")
 
 

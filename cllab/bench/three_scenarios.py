@@ -2,13 +2,15 @@
 
 Protocol and coefficients of Hsu et al. 2018, "Re-evaluating continual learning scenarios", and of its code: five tasks
 of two digits, images padded to 32x32 and standardised (mean 0.1000, sd 0.2752), MLP 1024-400-400, Adam 1e-3 that is
-not reset between tasks, batch 128, 4 epochs per task. Published there: mean and sd of 10 runs, in percent.
+not reset between tasks, batch 128, 4 epochs per task. Published there: mean and sd of 10 runs, in percent; for online
+EWC without sd, so that EWC's is used.
 
 Coefficients. There all penalties lack the factor 1/2, so EWC's lam is twice the number in the table. EWC has an anchor
 per task. Its Fisher there uses the model's likeliest label of each row; here it is the exact one.
 LwF's published row comes from van de Ven's code. It weighs the old answers k - 1 to 1 in task k, without T^2, and lets
 the student's softmax run over all classes seen, with 0 as the teacher's answer for the new ones: a softmax over the old
-columns alone, the paper's, does not notice when all of them sink together. `PaddedLwF` is that variant.
+columns alone, the paper's, does not notice when all of them sink together. `PaddedLwF` is that variant; measured, it
+lies above the published figures in domain- and class-IL (0.739, 0.278), the paper's form below in class-IL (0.198).
 The standardised inputs matter: with pixels in [0, 1] the first layer's gradients, whose squares are the Fisher, are
 smaller, and the same coefficients hold the weights less (task-incremental EWC 0.955 instead of 0.980, seed 0).
 """
@@ -62,7 +64,7 @@ class PaddedLwF(LwF):
 LINES = {
     "fine-tuning": Line(lambda c: [], (0, 0, 0), (93.46, 55.16, 19.71), (2.01, 1.38, 0.08)),
     "EWC": Line(lambda c: [EWC(2 * c, anchors="separate")], (100, 100, 600), (97.70, 58.85, 19.80), (0.81, 2.59, 0.05)),
-    "online EWC": Line(lambda c: [EWC(2 * c)], (400, 700, 100), (98.04, 57.33, 19.77), (0, 0, 0)),
+    "online EWC": Line(lambda c: [EWC(2 * c)], (400, 700, 100), (98.04, 57.33, 19.77), (0.81, 2.59, 0.05)),
     "SI": Line(lambda c: [SI(c)], (300, 3000, 600), (98.56, 64.76, 19.67), (0.49, 3.09, 0.09)),
     "MAS": Line(lambda c: [MAS(c)], (1, 10_000, 1), (99.22, 68.57, 19.52), (0.21, 6.85, 0.29)),
     "LwF": Line(lambda c: [LwF(c)], (1, 1, 1), (99.60, 71.02, 24.17), (0.03, 1.26, 0.33)),

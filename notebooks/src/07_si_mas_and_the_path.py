@@ -117,8 +117,8 @@ plt.show()
 # ## 3. Predict
 #
 # A model with two weights, f = θ₁x₁ + θ₂x₂, and two rows: x = (2, 1) with target 2, x = (0, 1) with target 0. The answer is
-# simply x₁: θ = (1, 0). Training starts at (0, 0). θ₁ goes to 1. θ₂ is drawn along at first, rises above a quarter, and comes back
-# to where it was. Which weight will the path method, SI, hold harder? Commit: set the letter.
+# simply x₁: θ = (1, 0). Training starts at (0, 0). θ₁ goes to 1. θ₂ is drawn along at first, rises above a quarter, and
+# comes back to where it was. Which weight will the path method, SI, hold harder? Commit: set the letter.
 
 # %%
 options = {
@@ -191,7 +191,8 @@ for eta in (0.1, 0.01, 0.001):
 #
 # From fall to stiffness: divide by the squared way,
 #
-# $\Omega = \max\left(0, \frac{\omega}{(\theta^{end} - \theta^{start})^2 + \xi}\right)$, and penalise $c\,\Omega\,(\theta - \theta^*)^2$.
+# $\Omega = \max\left(0, \frac{\omega}{(\theta^{end} - \theta^{start})^2 + \xi}\right)$, and the penalty is
+# $c\,\Omega\,(\theta - \theta^*)^2$.
 #
 # On the parabola, with tiny steps and ξ → 0, Ω = a/2. With c = 1 the penalty is (a/2)θ²: **the task's own loss, given back as
 # a spring**. That is why SI has no ½. And ξ keeps a weight that went nowhere from a division by 0.
@@ -434,10 +435,10 @@ plt.show()
 from cllab.player import generations_trace
 from cllab.player.widget import Player
 
-angle = torch.linspace(0, 2 * torch.pi, 73, dtype=D)[:-1]
+angle = torch.linspace(0, 2 * torch.pi, 49, dtype=D)[:-1]
 circle = torch.stack([angle.cos(), angle.sin()], dim=1) @ torch.linalg.inv(torch.linalg.cholesky(H))
-rings = [[*point, 1] for level in (0.02, 0.15, 0.5) for point in (GOAL + (2 * level) ** 0.5 * circle).tolist()]
-shown = sorted({*range(0, 20, 2), *range(20, 60, 5), *range(60, 200, 20), *range(200, 801, 100)})
+rings = [[*point, 1] for level in (0.02, 0.15) for point in (GOAL + (2 * level) ** 0.5 * circle).tolist()]
+shown = sorted({*range(0, 20, 2), *range(20, 60, 5), *range(60, 401, 20)})
 steps = []
 for t in shown:
     text = f"Step {t}: weight 1 has earned {credit[t, 0]:.3f}, weight 2 {credit[t, 1]:.3f}; θ₂ is {path[t, 1]:.3f}."
@@ -447,7 +448,7 @@ fall = [(loss_at(path[0]) - loss_at(path[t])).item() for t in shown]
 curves = [{"name": "earned by weight 1", "values": [credit[t, 0].item() for t in shown]},
           {"name": "earned by weight 2", "values": [credit[t, 1].item() for t in shown]},
           {"name": "fall of the loss", "values": fall}]
-plane = [{"name": "The two weights, θ₁ to the right", "extent": [-0.2, 1.5, -0.7, 0.7]}]
+plane = [{"name": "The two weights, θ₁ to the right", "extent": [-0.2, 1.7, -0.85, 0.85]}]
 trace = generations_trace(plane, steps, ["way", "equal loss"], curves, x_label="step", y_label="ω",
                           title="What each weight earns on its way", alt="A way through two weights and what each earns.")
 Player(trace, step=12)
@@ -566,7 +567,8 @@ for name, values in opinions.items():
     ranks = [spearmanr(values, other).statistic for other in opinions.values()]
     top = values.sort(descending=True).values[: len(values) // 10].sum() / values.sum()
     print(f"{name:10} ", "  ".join(f"{rank:6.2f}" for rank in ranks), f"  {top:15.2f}   {(values == 0).sum():9}")
-for name, other in (("1st half of the rows", stream[0].x[:718]), ("test rows", stream[0].x_test), ("rows of task 1", stream[1].x)):
+unlabelled = {"half of the rows": stream[0].x[:718], "test rows": stream[0].x_test, "rows of task 1": stream[1].x}
+for name, other in unlabelled.items():
     again = flat(output_sensitivity(first, other))
     print(f"MAS from {name}, no labels: rank correlation with MAS {spearmanr(again, opinions['MAS']).statistic:.2f}")
 
@@ -649,7 +651,8 @@ claim("joint training is more than 10 points above all", acc["joint training"] -
 # Knowing which weights matter adds the rest; MAS and RWalk beat the control here by hardly more than seeds differ.
 # A paper that compares only with fine-tuning does not show that its importances are worth anything.
 #
-# And all of them stay far below joint training (联合训练). Springs trade forgetting (F) against learning new tasks (the diagonal).
+# And all of them stay far below joint training (联合训练). Springs trade forgetting (F) against learning new tasks (the
+# diagonal).
 
 # %% [markdown]
 # <a id="L07-9"></a>

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from cllab.player import validate_trace
 from labs import distillation_numbers as numbers
 from labs import distillation_real as real
+from labs import distillation_views
 from tests.tools.pages import open_lab_page, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ def test_80_18_2_is_two_teachers():
 
 
 def test_logits_as_they_are_typed():
-    assert numbers.logits("teacher", " 4, −2.5;1e1 ") == [4.0, -2.5, 10.0]
+    assert numbers.logits("teacher", " 4, −2.5;1e1 ") == numbers.logits("teacher", "4，−2.5、10") == [4.0, -2.5, 10.0]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,20 @@ def test_the_question_is_answered_by_moving_T():
     press(app, "This is my T")
     assert "Right: at T = 2" in shown(app)
     assert "95.12 / 4.82 / 0.06" in shown(app) and "3.688879, 2.197225, 0.000000" in shown(app)
+
+
+def test_other_settings_train_in_the_background(monkeypatch):
+    monkeypatch.setattr(real, "EPOCHS", 1)
+    app = distillation_page(dist_view="A real teacher", dist_seed="999")
+    assert trace_of(app) is None and "Training the network twice" in app.get("progress")[0].proto.text
+    job = app.session_state["dist.job"]
+    while not job.ended:
+        job.poll()  # as a browser would
+        job.thread.join(0.1)
+    app.run()
+    assert trace_of(app) == job.result and not app.get("progress") and not app.exception
+    assert job.items == sorted(job.items) and 0 < job.items[0] < job.items[-1] <= 1
+    distillation_views.finished_trainings.clear()
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def test_where_u_ends_is_among_the_answers(numbers, margin, place):
     assert traces.place(trace) == place and place in traces.puzzle(trace)
 
 
+def test_a_ridge_may_leave_the_cone_and_a_margin_changes_the_rule():
+    trace = traces.trace((2, -1, 1, 1, -1, 1), 0.5, 1e-3)
+    assert traces.place(trace) == traces.OUTSIDE and traces.OUTSIDE in traces.puzzle(trace)
+    assert "adds γ of every row" in trace["steps"][-1]["text"]
+    # g + 0.5 (g_1 + g_2) = (2, 0), whose nearest point of the cone is (1, 1)
+    assert traces.trace((2, -1, 1, 1, -1, 1), 0.5, 0.0)["gem"]["u"] == [1, 1]
+    assert traces.trace((2, 0, 1, 1, -1, 1), 0.0, 0.0)["gem"]["u"] == [1, 1]
+    assert "adds 0.5 of every row" in traces.rule(0.5, 0.0) and "ridge" not in traces.rule(0.5, 0.0)
+
+
 @pytest.fixture(scope="module")
 def finished() -> measured.Run:
     run = measured.Run("split digits", 0.1, 0.5, 16, 0)
