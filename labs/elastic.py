@@ -84,7 +84,9 @@ def main() -> None:
         "with a proximal step after each of the optimiser's."
     )
     show_code(path, quadratic_penalty, proximal_step, fisher_diagonal, note=note)
-    st.caption("Lesson 06 builds the Fisher and the springs by hand, and trains a network on permuted digits with them.")
+    st.caption(
+        "Lesson 06 builds the Fisher and the springs by hand, and trains a network on permuted digits with them."
+    )
 
 
 def picked(label: str) -> None:

@@ -61,7 +61,7 @@ class Job:
         self.present = present
         self._slots = slots(device)
         self._change = threading.Condition()
-        self._stop = self._paused = self._queued = False
+        self._stop = self._paused = self._queued = self._pulling = False
         self._credit = 0  # single steps that were asked for and not yet taken
         self._hold_until: float | None = None
         self._end = ""
@@ -100,9 +100,11 @@ class Job:
         if wait:
             self.thread.join(wait)
 
-    def pause(self) -> None:
-        """Wait after the item under way, however long."""
+    def pause(self, wait: float = 1.0) -> None:
+        """Wait after the item under way, however long; returns once it is there, after `wait` seconds at most."""
         self._set(_paused=True, _credit=0, _hold_until=None)
+        with self._change:
+            self._change.wait_for(lambda: not self._pulling, wait)
 
     def go(self) -> None:
         """Go on after a pause or a hold."""
@@ -134,15 +136,16 @@ class Job:
                     finally:
                         self._slots.give_back()
                     if isinstance(item, Hold):
-                        self._set(_paused=True, _hold_until=time.monotonic() + item.seconds)
+                        self._set(_paused=True, _pulling=False, _hold_until=time.monotonic() + item.seconds)
                     else:
                         self.items.append(item)
+                        self._set(_pulling=False)
                         self._keep_pace(started)
         except Exception as error:
             end, self.error = "failed", sentence(error)
         if end == "stopped" and not self._stop:
             self.ended_by = UNWATCHED
-        self._set(_end=end, _queued=False, _hold_until=None)
+        self._set(_end=end, _queued=False, _pulling=False, _hold_until=None)
 
     def _may_pull(self) -> bool:
         """Wait while paused; False when the job is over."""
@@ -150,10 +153,9 @@ class Job:
             while not self._over():
                 if self._hold_until is not None and time.monotonic() >= self._hold_until:
                     self._paused, self._hold_until = False, None
-                if self._credit:
-                    self._credit -= 1
-                    return True
-                if not self._paused:
+                if self._credit or not self._paused:
+                    self._credit = max(0, self._credit - 1)
+                    self._pulling = True
                     return True
                 self._change.wait(0.1)
             return False

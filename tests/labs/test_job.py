@@ -22,6 +22,11 @@ def numbers(delay: float = 0.001, end: int | None = None, closed: list | None = 
             closed.append(True)
 
 
+def iter_after(seconds):
+    time.sleep(seconds)
+    yield 0
+
+
 def until(true, seconds: float = 10.0) -> bool:
     """Wait until true() holds; whether it ever did."""
     limit = time.monotonic() + seconds
@@ -76,6 +81,28 @@ def test_pause_freezes_and_go_goes_on(start):
     job.go()
     assert until(lambda: len(job.items) > frozen + 3)
     assert job.state == "running"
+
+
+def test_pause_returns_when_the_item_under_way_is_in(start):
+    def slow():
+        for number in range(1000):
+            time.sleep(0.15)
+            yield number
+
+    job = start(slow)
+    assert until(lambda: len(job.items) == 1)
+    time.sleep(0.05)  # the second item is under way
+    job.pause()
+    assert len(job.items) == 2
+    time.sleep(0.3)
+    assert len(job.items) == 2
+
+
+def test_pause_does_not_wait_long_for_an_item(start):
+    job = start(lambda: iter_after(0.6))
+    started = time.monotonic()
+    job.pause(wait=0.1)
+    assert time.monotonic() - started < 0.5 and job.items == []
 
 
 @pytest.mark.parametrize("steps", [1, 3])
