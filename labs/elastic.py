@@ -6,12 +6,13 @@ from cllab.player.from_springs import path
 from cllab.regularization import fisher_diagonal, proximal_step, quadratic_penalty
 from labs import elastic_traces as traces
 from labs.controls import Controls, show_code
-from labs.elastic_tables import by_hand, fisher_table
+from labs.elastic_tables import by_hand, fisher_table, short
 from labs.player import player
 
 LOOK = (
-    "Task A left two weights at θ*; training on task B drags them away, and springs hold them: stiff where the "
-    "ellipse is short. Follow the two paths, and watch the number lr · λ · max F while λ grows."
+    "Task A left the two weights of a small model at θ*. Training on task B drags them away, and springs hold them "
+    "(this is EWC): the Fisher F says how much each weight mattered to A, and where the blue ellipse is short the "
+    "spring is stiff. Raise λ and watch lr · λ · max F beside the two ways to take a step, penalty and proximal."
 )
 DEFAULTS = traces.DEFAULTS
 PARABOLAS = traces.TASKS[3]
@@ -27,13 +28,13 @@ PRESETS = {
     "Let me guess": {"lam": 20, "predict": True},
 }
 CLAIMS = {
-    "Hold what mattered": "θ₁ mattered to A and goes a third of its way to B at most; the idle θ₂ goes two thirds.",
+    "Hold what mattered": "θ₁ mattered to A and goes less than a third of its way; the idle θ₂ three quarters.",
     "No springs": "λ = 0 is fine-tuning: loss A triples.",
     "The penalty step bursts": "lr · λ · max F is above 2: each penalty step overshoots further. The proximal settles.",
     "Exactly 2": "The springs alone would just swing for ever. B's own curvature adds to theirs and tips it over.",
     "By hand: 0.2": "Parabolas of curvature 4 and 1: θ₁ ends at 0.2, which is also best for both tasks together.",
-    "Full batch: no spring": "At A's minimum the mean gradient is 0, so its square is: nothing holds, A is forgotten.",
-    "Wrong labels": "Wrong labels make the Fisher of the observed labels half as large again: it is enough to burst.",
+    "Full batch: no spring": "At A's minimum the mean gradient is 0, and so is its square: nothing holds A.",
+    "Wrong labels": "From the observed labels, four of them wrong, F is half as large again as the model's: it bursts.",
     "A leaning valley": "A would allow both weights to move together; a diagonal Fisher cannot lean and holds both.",
     "Let me guess": "You say which of the two steps settles.",
 }
@@ -78,7 +79,8 @@ def main() -> None:
     with st.container(key="el_tables"):
         if chosen["tasks"] != PARABOLAS:
             show_fishers(chosen)
-        by_hand()
+        with st.expander("The same by hand: numbers small enough for paper", icon=":material/calculate:"):
+            by_hand()
     note = (
         "`path` is what runs above. `EWC(lam, step=...)` does the same in training: with the penalty in the loss, or "
         "with a proximal step after each of the optimiser's."
@@ -102,10 +104,10 @@ def settings(page: Controls) -> tuple[dict, bool]:
         lam = page.scale("lam", "Stiffness λ", LAMBDAS, DEFAULTS["lam"], help=about, width=240)
         about = "Learning rate of the plain gradient steps on task B."
         lr = page.scale("lr", "Learning rate lr", RATES, DEFAULTS["lr"], help=about, width=150)
-        kinds = list(traces.ESTIMATORS)
-        fisher = page.select("fisher", "Fisher F", kinds, DEFAULTS["fisher"], help=ABOUT_FISHERS, width=140)
+        kinds, given = list(traces.ESTIMATORS), {"width": 140, "disabled": tasks == PARABOLAS}
+        fisher = page.select("fisher", "Fisher F", kinds, DEFAULTS["fisher"], help=ABOUT_FISHERS, **given)
         about = "Rows whose gradients are averaged before squaring, for the batched Fisher. Task A has 64 rows."
-        batch = page.scale("batch", "Batch B", list(traces.BATCHES), DEFAULTS["batch"], help=about, width=140)
+        batch = page.scale("batch", "Batch B", list(traces.BATCHES), DEFAULTS["batch"], help=about, **given)
     with st.expander("Seed and guessing", icon=":material/tune:"), st.container(horizontal=True, gap="medium"):
         seed = page.seed()
         about = "The page asks which step settles before it shows the paths."
@@ -120,23 +122,21 @@ def verdict(trace: dict) -> str:
     (panel,) = trace["panels"]
     product, most = panel["product"], max(panel["F"])
     penalty = traces.ends(trace)["penalty"]
-    told = f"**lr · λ · max F = {trace['lr']:g} · {trace['lam']:g} · {most:.3g} = {_signed(product)}.**"
+    told = f"**lr · λ · max F = {trace['lr']:g} · {trace['lam']:g} · {short(most)} = {short(product)}.**"
     if trace["lam"] == 0 or most == 0:
         return f"{told} No spring pulls, and both steps are plain fine-tuning."
-    told += f" A penalty step multiplies the stiffest deviation by 1 − {_signed(product)} = {_signed(1 - product)}"
+    told += (
+        " At each penalty step the stiffest spring alone multiplies its weight's distance from θ* by "
+        f"1 − {short(product)} = {short(1 - product)}"
+    )
     if penalty["left"] is not None:
-        x, y = map(_signed, penalty["theta"])
+        x, y = map(short, penalty["theta"])
         why = "." if product > 2 else ", and the curvature of loss B takes that below −1."
         return (
-            f"{told}{why} It left the picture at step {penalty['left']}; its last value is θ = ({x}, {y}). "
-            f"The proximal step divides the deviation by 1 + {_signed(product)}, which cannot overshoot."
+            f"{told}{why} The path left the picture at step {penalty['left']}; its last value is θ = ({x}, {y}). "
+            f"The proximal step divides the distance by 1 + {short(product)}, which cannot overshoot."
         )
-    return f"{told}: it {'swings, but stays in the picture' if product > 1 else 'glides'}."
-
-
-def _signed(value: float) -> str:
-    text = f"{value:.0f}" if 1e3 <= abs(value) < 1e5 else f"{value:.3g}"
-    return text.replace("-", "−")
+    return f"{told}: the path {'swings, but stays in the picture' if product > 1 else 'glides'}."
 
 
 def guessed(trace: dict, chosen: dict) -> bool:
@@ -173,6 +173,10 @@ def watch(name: str, trace: dict, autoplay: bool = False) -> None:
 def show_fishers(chosen: dict) -> None:
     """The four estimators: the ellipse, the path and the numbers of each."""
     st.subheader("Four Fishers, four sets of springs", anchor=False)
+    st.markdown(
+        "From the same 64 rows: *model* weighs every label by the model's own probability, *sampled* draws one label "
+        "per row from the model, *true* takes the observed label, *batched* squares the mean gradient of B rows."
+    )
     trace = four_fishers(**{name: value for name, value in chosen.items() if name != "fisher_of"})
     watch("four", trace)
     st.markdown(fisher_table(trace))

@@ -17,15 +17,18 @@ def fisher_table(trace: dict) -> str:
     for i, panel in enumerate(trace["panels"]):
         found = traces.ends(trace, i)
         end = found["proximal"]
-        axes = [_short(1 / math.sqrt(trace["n"] * F)) if F > 0 else "∞" for F in panel["F"]]
+        axes = [short(1 / math.sqrt(trace["n"] * F)) if F > 0 else "∞" for F in panel["F"]]
         cells = [
-            panel["name"], ", ".join(map(_short, panel["F"])), ", ".join(axes), _short(panel["product"]),
+            panel["name"], ", ".join(map(short, panel["F"])), ", ".join(axes), short(panel["product"]),
             ", ".join(held(trace, end)), f"{end['old']:.3f}", f"{end['new']:.3f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     free = traces.ends(trace)["free"]
     lines.append(f"| *no springs* | | | | 0 %, 0 % | {free['old']:.3f} | {free['new']:.3f} |")
-    about = "Held: the part of its way without springs that a weight did not go. Axes of the ellipse: 1/√(nF), n = 64."
+    about = (
+        "Held: 100 % where a weight stayed at θ*, 0 % where it went as far as without springs. "
+        "Axes of the ellipse: 1/√(nF), n = 64 rows."
+    )
     return "\n".join(lines) + f"\n\n{about}"
 
 
@@ -35,13 +38,13 @@ def held(trace: dict, end: dict) -> list[str]:
     parts = []
     for i in range(2):
         way = free[i] - start[i]
-        parts.append(f"{100 * (1 - (end['theta'][i] - start[i]) / way):.0f} %" if abs(way) > 1e-3 else "–")
-    return [part.replace("-", "−") for part in parts]
+        kept = round(100 * (1 - (end["theta"][i] - start[i]) / way)) if abs(way) > 1e-3 else None
+        parts.append("–" if kept is None else f"{kept} %".replace("-", "−"))
+    return parts
 
 
 def by_hand() -> None:
     """Numbers small enough for paper, computed by the same functions."""
-    st.subheader("The same by hand", anchor=False)
     st.markdown(
         "**Four Fishers on one weight**: p(1 | x) = σ(θx) at θ = ln 3, so p = 3/4 at x = 1 and 9/10 at x = 2. "
         "The gradient of a row is (y − p) x.\n\n" + _fishers()
@@ -55,7 +58,7 @@ def by_hand() -> None:
     left.markdown(
         "**The half matters**: ½ · 4 θ², then ½ (θ − 1)², λ = 1\n\n| penalty | θ ends at |\n| --- | ---: |\n"
         + "".join(f"| {name} | {value:.4f} |\n" for name, value in half.items())
-        + "\nWithout the ½ the springs pull twice as hard: the picture above at λ = 2."
+        + "\nWithout the ½ the springs pull twice as hard: λ = 2 after the preset *By hand: 0.2* shows it."
     )
     right.markdown(
         "**Three tasks**: ½ (θ − m)² with m = 0, 3, 6, λ = 1\n\n| anchors | θ ends at |\n| --- | ---: |\n"
@@ -73,5 +76,8 @@ def _fishers() -> str:
     return "\n".join(lines)
 
 
-def _short(value: float) -> str:
-    return f"{value:.3g}" if value == 0 or value >= 1e-4 else f"{value:.0e}"
+def short(value: float) -> str:
+    """Three digits, whole from a thousand on, with a real minus sign."""
+    size = abs(value)
+    digits = ".0f" if 1e3 <= size < 1e5 else ".0e" if 0 < size < 1e-4 else ".3g"
+    return f"{value:{digits}}".replace("-", "−")

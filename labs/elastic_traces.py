@@ -4,6 +4,7 @@ No Streamlit in here, so that tests call these functions directly. The model has
 p(1 | x) = sigmoid(theta . x), so that a picture of the plane shows all that there is.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -83,15 +84,21 @@ def losses(tasks: str, seed: int) -> tuple[Loss, Loss]:
     return tuple(logistic_loss(data) for data in rows(tasks, seed))
 
 
+@functools.lru_cache(maxsize=64)
+def learned(tasks: str, seed: int) -> tuple[Rows, Tensor]:
+    """Task A's rows and the weights [2] at the minimum of their loss."""
+    a, _ = rows(tasks, seed)
+    return a, minimum("loss A", logistic_loss(a), torch.zeros(2).double())
+
+
 def fisher(tasks: str, labels: str, batch: int, seed: int) -> Tensor:
     """F [2] at the minimum of loss A. Of a parabola it is the curvature, whatever the labels."""
     checks.choice("labels", labels, ESTIMATORS)
     if tasks == TASKS[3]:
         return torch.tensor(PARABOLAS[0][0]).double()
-    a, _ = rows(tasks, seed)
-    model = two_weights(minimum("loss A", logistic_loss(a), torch.zeros(2).double()))
+    a, theta_star = learned(tasks, seed)
     draws = generator(seed, "sampled labels")
-    return fisher_diagonal(model, a.x, a.y, labels, batch_size=batch, generator=draws)["weight"][0]
+    return fisher_diagonal(two_weights(theta_star), a.x, a.y, labels, batch_size=batch, generator=draws)["weight"][0]
 
 
 def story(tasks: str, lam: float, lr: float, fisher_of: str, batch: int, seed: int) -> dict:

@@ -62,7 +62,8 @@ def springs_trace(
     if not 1 <= len(fishers) <= MOST_FISHERS:
         raise ValueError(f"fishers must be one to {MOST_FISHERS}, got {len(fishers)}")
     origin = torch.zeros(2, dtype=torch.float64)
-    theta_star = minimum("old", old, origin) if theta_star is None else _pair("theta_star", theta_star)
+    least = minimum("old", old, origin)
+    theta_star = least if theta_star is None else _pair("theta_star", theta_star)
     fishers = {name: _pair(f"fishers[{name!r}]", F, low=0.0) for name, F in fishers.items()}
     marks = {
         "old": theta_star, "new": minimum("new", new, theta_star),
@@ -80,7 +81,7 @@ def springs_trace(
         "v": VERSION, "kind": "springs", "title": title, "ms": max(50, WHOLE // n_steps),
         "alt": alt or f"Loss contours of tasks {names[0]} and {names[1]} over two weights, and paths on springs.",
         "names": list(names), "extent": extent, "lam": lam, "lr": lr, "n": n, "marks": marks,
-        "contours": _contours([(old, minimum("old", old, theta_star)), (new, marks["new"])], extent),
+        "contours": _contours([(old, least), (new, marks["new"])], extent),
         "free": _told("free", free, old, new, origin, theta_star, extent), "panels": panels,
         "steps": [{"step": t, "text": _sentence(t, panels, names)} for t in range(n_steps + 1)],
     }, 5)  # fmt: skip

@@ -173,8 +173,8 @@ function springsChart(width, part, i, trace, panel, colours) {
   for (const value of ticks([0, last], 4))
     node.append(svg("text", { x: x(value), y: height - 5, "text-anchor": "middle" }, value));
   node.append(svg("text", { x: area.right, y: 12, "text-anchor": "end" }, "per optimiser step"));
-  const inner = svg("svg", { x: area.left, y: area.top, width: area.right - area.left, height: area.bottom - area.top });
-  inner.setAttribute("viewBox", `${area.left} ${area.top} ${area.right - area.left} ${area.bottom - area.top}`); // clips
+  const within = { x: area.left, y: area.top, width: area.right - area.left, height: area.bottom - area.top };
+  const inner = svg("svg", { ...within, viewBox: Object.values(within).join(" "), "aria-hidden": "true" }); // clips
   for (const way of ways) {
     const d = way[part].map((v, t) => `${x(t).toFixed(1)} ${Math.max(-1e4, y(v)).toFixed(1)}`).join("L");
     const line = { stroke: springsColour(colours, way.name), "stroke-dasharray": SPRING_WAYS[way.name].dash };

@@ -10,7 +10,7 @@ function springsPlane(size, trace, panel, colours, explain) {
   const within = (p) => p[0] >= x0 && p[0] <= x1 && p[1] >= y0 && p[1] <= y1;
   const side = size - margin - 4;
   const node = svg("svg", { class: "plane", width: size, height: size, viewBox: `0 0 ${size} ${size}`, role: "img" });
-  const inner = svg("svg", { x: margin, y: 4, width: side, height: side });
+  const inner = svg("svg", { x: margin, y: 4, width: side, height: side, "aria-hidden": "true" });
   inner.setAttribute("viewBox", `${margin} 4 ${side} ${side}`); // clips what leaves the picture
   const moving = svg("g");
   node.append(axes(), inner, moving);
@@ -145,7 +145,7 @@ function springsPlane(size, trace, panel, colours, explain) {
       const now = mixPoint(before, way.theta[t], u);
       trail.setAttribute("d", `M${[...done, ...(t > last ? [] : [now])].map(place).join("L")}`);
       const px = Math.max(margin + 8, Math.min(size - 12, x(now[0])));
-      const py = Math.max(12, Math.min(size - margin - 8, y(now[1])));
+      const py = Math.max(small ? 12 : 34, Math.min(size - margin - 8, y(now[1])));
       const [hx, hy] = out ? [px, py] : [x(now[0]), y(now[1])];
       head.setAttribute("transform", `translate(${hx.toFixed(1)} ${hy.toFixed(1)})`);
       const tip = [hx + length * Math.cos(angle), hy + length * Math.sin(angle)];
@@ -174,5 +174,7 @@ function springsLegend(trace, panel, colours) {
     row.append(el("span", {}, sample({ stroke: springsColour(colours, way.name), "stroke-dasharray": dash ?? null }), name));
   }
   row.append(el("span", {}, sample({ stroke: colourOf(colours, 3) }), "the springs' pull"));
+  const [A, B] = trace.names;
+  row.append(el("span", {}, `θ*, ${B}, ${A}+${B}: best for ${A}, for ${B}, for both together`));
   return row;
 }

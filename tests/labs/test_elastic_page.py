@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tests.tools.pages import open_lab_page, shown
 IDLE, LEANING, WRONG, PARABOLAS = traces.TASKS
 
 
+@functools.cache
 def story(tasks: str = IDLE, lam: float = 3, lr: float = 1, fisher: str = "model", batch: int = 8) -> dict:
     return traces.story(tasks, lam, lr, fisher, batch, 0)
 
@@ -103,7 +105,7 @@ def test_a_diagonal_fisher_cannot_lean():
 
 @pytest.mark.parametrize("tasks", [IDLE, LEANING, WRONG])
 def test_other_seeds_have_their_minima(tasks):
-    for seed in range(1, 7):
+    for seed in range(1, 4):
         for loss in traces.losses(tasks, seed):
             assert traces.minimum("loss", loss, torch.zeros(2).double()).abs().max() < 10
 
@@ -145,9 +147,9 @@ def test_presets_show_what_they_say():
     assert "| *no springs* | | | | 0 %, 0 % | 1.235 | 0.400 |" in shown(app)
     expected = {
         "No springs": "both steps are plain fine-tuning",
-        "The penalty step bursts": "It left the picture at step 6",
+        "The penalty step bursts": "The path left the picture at step 6",
         "Exactly 2": "1 − 2 = −1, and the curvature of loss B takes that below −1.",
-        "By hand: 0.2": "= 0.4.** A penalty step multiplies the stiffest deviation by 1 − 0.4 = 0.6: it glides.",
+        "By hand: 0.2": "alone multiplies its weight's distance from θ* by 1 − 0.4 = 0.6: the path glides.",
         "Full batch: no spring": "stiff beside no springs at all",
     }
     for label, text in expected.items():
@@ -170,15 +172,14 @@ def test_the_guess_comes_before_the_players():
 @pytest.mark.parametrize(
     "address",
     [
-        {"el_lam": "10000", "el_lr": "1", "el_fisher": "true", "el_tasks": WRONG},
-        {"el_lam": "10000", "el_lr": "0.05", "el_fisher": "batched", "el_batch": "64"},
-        {"el_lam": "0", "el_lr": "1", "el_tasks": PARABOLAS}, {"el_lam": "15", "el_seed": "999", "el_tasks": LEANING},
+        {"el_lam": "10000", "el_lr": "1", "el_fisher": "batched", "el_batch": "1", "el_tasks": WRONG},
+        {"el_lam": "0.1", "el_lr": "0.05", "el_seed": "999", "el_tasks": LEANING},
     ],
 )  # fmt: skip
 def test_every_slider_at_its_end(address):
     app = elastic_page(**address)
     assert not app.warning and players(app)
-    assert not {"nan", "inf"} & set(shown(app).lower().split())
+    assert not {"nan", "inf"} & set(re.findall(r"\w+", shown(app).lower())) and "−0 %" not in shown(app)
 
 
 def test_a_wrong_address_is_a_sentence():

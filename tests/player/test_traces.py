@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cllab.isolation.routing import route
-from cllab.player import page, script, style
+from cllab.player import distillation_trace, page, script, springs_trace, style
 from cllab.player.traces import (
     cell_string,
     grid_points,
@@ -59,7 +59,22 @@ def runs(**changes) -> dict:
     return run_trace({"one": one, "two": two}, **changes)
 
 
-TRACES = {"herding": toy, "routing": routing, "run": runs}
+def springs() -> dict:
+    """Parabolas of curvature 4 and 1 at the origin, then one of curvature 1 at (1, 1)."""
+    old, new = (lambda theta: (2 * theta[..., 0] ** 2 + theta[..., 1] ** 2 / 2),
+                lambda theta: (theta - 1).square().sum(dim=-1) / 2)  # fmt: skip
+    return springs_trace(old, new, {"curvature": torch.tensor([4.0, 1.0])}, n_steps=8)
+
+
+def distillation() -> dict:
+    teacher, student = torch.tensor([5.0, 3, 1]), torch.tensor([2.0, 2, 1])
+    return distillation_trace(teacher, student, (1, 2, 4), ("cat", "lion", "dog"), title="Three temperatures")
+
+
+TRACES = {
+    "herding": toy, "routing": routing, "run": runs,
+    "springs": springs, "distillation": distillation,
+}  # fmt: skip
 
 
 # --- herding ---------------------------------------------------------------------------------------------
