@@ -79,7 +79,7 @@ def test_pause_step_resume_stop(page, lab_url):
     wait_for_step(page, 0)
     press(page, "Pause")
     expect(page.get_by_role("button", name="Resume", exact=True)).to_be_visible(timeout=LONG)
-    page.wait_for_timeout(700)
+    expect(page.get_by_test_id("stProgress")).to_contain_text("paused", timeout=LONG)
     frozen = step(page)
     page.wait_for_timeout(1000)
     assert step(page) == frozen
