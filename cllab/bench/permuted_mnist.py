@@ -13,15 +13,14 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from cllab import checks
 from cllab.bench.report import Row, between
+from cllab.bench.split_mnist import Line
 from cllab.device import generator
 from cllab.models import MLP
 from cllab.regularization import AGEM, EWC, GEM
@@ -32,14 +31,6 @@ from cllab.training import Evaluated, Method, fit
 TASKS = 20
 ROWS = 1000
 KEPT = 256
-
-
-class Line(NamedTuple):
-    """How a line's methods are made, and the band for the mean of its average accuracies."""
-
-    methods: Callable[[], list[Method]]
-    low: float
-    high: float
 
 
 LINES = {

@@ -1,4 +1,4 @@
-"""The hooks of a continual-learning method. `fit` calls them in the order of the list it was given."""
+"""The hooks of a continual-learning method, called by `fit` in list order (`after_step` says where it differs)."""
 
 import inspect
 from collections.abc import Iterator
