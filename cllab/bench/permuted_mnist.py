@@ -12,7 +12,6 @@ With the exact Fisher of those 10 rows the same strength means more, so that lam
 import argparse
 import dataclasses
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from torch import nn
 
 from cllab import checks
 from cllab.bench.report import Row, between
+from cllab.bench.runs import over_seeds
 from cllab.bench.split_mnist import Line
 from cllab.device import generator
 from cllab.models import MLP
@@ -60,15 +60,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
 def line(name: str, data: Dataset, seeds: range, device: torch.device) -> Row:
     """Mean over `seeds` of the average accuracy after the last task, against the band of `name`."""
     methods, low, high = LINES[name]
-    scores, seconds = [], []
-    for seed in seeds:
-        start = time.perf_counter()
-        scores.append(one_run(permutations(data, seed), methods(), seed, device))
-        seconds.append(time.perf_counter() - start)
-        print(f"{name}, seed {seed}: average accuracy {scores[-1]:.4f}, {seconds[-1]:.0f} s", flush=True)
-    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    detail = f"sd {spread:.4f}, {len(scores)} seeds; {statistics.mean(seconds):.0f} s a run"
-    return between(name, statistics.mean(scores), "", low, high, detail)
+    runs = over_seeds(name, seeds, lambda seed: one_run(permutations(data, seed), methods(), seed, device))
+    return between(name, runs.mean, "", low, high, runs.detail)
 
 
 def one_run(stream: Stream, methods: list[Method], seed: int, device: torch.device) -> float:

@@ -16,13 +16,13 @@ from cllab import checks
 from cllab.bench import permuted_mnist, three_scenarios
 from cllab.bench.projections import projections
 from cllab.bench.report import Row, at_most
+from cllab.bench.runs import contest
 from cllab.bench.timing import (
     fit_loop,
     growth,
     keep_freed_memory,
     peak_bytes,
     random_task,
-    ratio,
     timed_call,
 )
 from cllab.device import cpu_threads, generator
@@ -74,9 +74,7 @@ def loops(rounds: int, steps: int, device: torch.device) -> list[Row]:
         tasks = short_past(past, device)
         epochs = math.ceil((rounds + 1) * steps * BATCH / len(tasks[-1].y))
         plain, ours = (fit_loop(m, tasks, epochs, device, BATCH) for m in ([], methods()))
-        value, seconds = ratio(plain, ours, rounds, steps, device)
-        detail = f"per step; median of {rounds} interleaved blocks; fine-tuning {1e3 * seconds:.2f} ms/step"
-        rows.append(at_most(f"{name} / fine-tuning", value, "x", limit, detail))
+        rows.append(contest(name, ("fine-tuning", plain), ours, limit, rounds, steps, device))
     return rows
 
 

@@ -14,8 +14,9 @@ import torch
 from cllab import checks
 from cllab.bench import split_mnist
 from cllab.bench.report import Row, at_least, at_most
+from cllab.bench.runs import contest
 from cllab.bench.selections import selections
-from cllab.bench.timing import HIDDEN, fit_loop, keep_freed_memory, random_task, ratio, timed_call
+from cllab.bench.timing import HIDDEN, fit_loop, keep_freed_memory, random_task, timed_call
 from cllab.device import cpu_threads, generator
 from cllab.models import MLP
 from cllab.regularization import EWC
@@ -81,9 +82,7 @@ def loops(rounds: int, steps: int, device: torch.device) -> list[Row]:
     rows = []
     for name, (methods, limit) in CONTESTS.items():
         plain, ours = (fit_loop(m, tasks, epochs, device, BATCH) for m in ([ExperienceReplay(ROWS)], methods()))
-        value, seconds = ratio(plain, ours, rounds, steps, device)
-        detail = f"per step; median of {rounds} interleaved blocks; ER {1e3 * seconds:.2f} ms/step"
-        rows.append(at_most(f"{name} / ER", value, "x", limit, detail))
+        rows.append(contest(name, ("ER", plain), ours, limit, rounds, steps, device))
     return rows
 
 

@@ -15,7 +15,6 @@ candidates, as the customary 50 would leave nothing to choose. GDumb: trained on
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ import torch
 
 from cllab import checks
 from cllab.bench.report import Row, between
+from cllab.bench.runs import over_seeds
 from cllab.models import MLP
 from cllab.replay import ERACE, MIR, DarkExperienceReplay, ExperienceReplay, GDumb, GenerativeReplay, ICaRL
 from cllab.streams import Stream, mnist, split
@@ -80,16 +80,15 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[Row]:
 def line(name: str, stream: Stream, seeds: range, device: torch.device) -> Row:
     """Mean over `seeds` of the average accuracy after the last task, against the band of `name`."""
     methods, low, high = LINES[name]
-    scores, seconds = [], []
-    for seed in seeds:
-        start = time.perf_counter()
-        score, kept = one_run(stream, methods(), seed, device)
-        scores.append(score)
-        seconds.append(time.perf_counter() - start)
-        print(f"{name}, seed {seed}: average accuracy {score:.4f}, {seconds[-1]:.0f} s", flush=True)
-    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    detail = f"sd {spread:.4f}, {len(scores)} seeds; keeps {kept / 1e6:.1f} MB; {statistics.mean(seconds):.0f} s a run"
-    return between(name, statistics.mean(scores), "", low, high, detail)
+    kept = []
+
+    def run(seed: int) -> float:
+        score, size = one_run(stream, methods(), seed, device)
+        kept.append(size)
+        return score
+
+    runs = over_seeds(name, seeds, run)
+    return between(name, runs.mean, "", low, high, f"{runs.detail}; keeps {kept[-1] / 1e6:.1f} MB")
 
 
 def one_run(

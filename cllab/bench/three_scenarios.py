@@ -17,8 +17,6 @@ smaller, and the same coefficients hold the weights less (task-incremental EWC 0
 
 import argparse
 import dataclasses
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +26,7 @@ import torch.nn.functional as F
 
 from cllab import checks
 from cllab.bench.report import Row, between
+from cllab.bench.runs import over_seeds
 from cllab.bench.split_mnist import one_run
 from cllab.regularization import EWC, MAS, SI, LwF
 from cllab.streams import Dataset, Stream, mnist, split
@@ -103,15 +102,13 @@ def entry(name: str, scenario: str, stream: Stream, seeds: range, device: torch.
     """Mean over `seeds` of the average accuracy after the last task, against the band of `name` in `scenario`."""
     line = LINES[name]
     coefficient = line.coefficient[SCENARIOS.index(scenario)]
-    scores = []
-    for seed in seeds:
-        start = time.perf_counter()
-        score, _ = one_run(stream, line.methods(coefficient), seed, device, reset_optimizer=False)
-        scores.append(score)
-        print(f"{scenario}, {name}, seed {seed}: {score:.4f}, {time.perf_counter() - start:.0f} s", flush=True)
-    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    detail = f"sd {spread:.4f}, {len(scores)} seeds; coefficient {coefficient:g}"
-    return between(f"{scenario}, {name}", statistics.mean(scores), "", *band(name, scenario), detail)
+
+    def run(seed: int) -> float:
+        return one_run(stream, line.methods(coefficient), seed, device, reset_optimizer=False)[0]
+
+    runs = over_seeds(f"{scenario}, {name}", seeds, run)
+    detail = f"{runs.detail}; coefficient {coefficient:g}"
+    return between(f"{scenario}, {name}", runs.mean, "", *band(name, scenario), detail)
 
 
 def standardised(data: Dataset) -> Dataset:

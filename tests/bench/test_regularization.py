@@ -5,7 +5,7 @@ import argparse
 import pytest
 import torch
 
-from cllab.bench import regularization
+from cllab.bench import regularization, runs
 from cllab.bench.report import Row
 from cllab.bench.timing import fit_loop, random_task
 
@@ -60,7 +60,7 @@ def test_loops_are_judged_by_their_limits(short, monkeypatch):
     assert [row.name for row in rows] == ["SI / fine-tuning", "EWC, online anchor / fine-tuning"]
     assert all(0.05 < row.value < 50 for row in rows)
     between = (contests["SI"][2] + contests["EWC, online anchor"][2]) / 2
-    monkeypatch.setattr(regularization, "ratio", lambda *arguments: (between, 0.001))
+    monkeypatch.setattr(runs, "ratio", lambda *arguments: (between, 0.001))
     assert [row.met for row in regularization.loops(2, 2, CPU)] == [True, False]
 
 

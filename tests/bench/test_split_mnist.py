@@ -28,7 +28,7 @@ def small(monkeypatch):
 
 def test_bands_decide_and_seeds_differ(small, monkeypatch, capsys):
     rows = split_mnist.measure(options("--seeds", "2", "--only", "fine-tuning"), CPU)
-    assert [row.name for row in rows] == ["fine-tuning"] and "2 seeds; keeps 0.0 MB" in rows[0].detail
+    assert [row.name for row in rows] == ["fine-tuning"] and "2 seeds; 0 s a run; keeps 0.0 MB" in rows[0].detail
     printed = [float(text.split("accuracy ")[1].split(",")[0]) for text in capsys.readouterr().out.splitlines()]
     assert len(set(printed)) == 2 and rows[0].value == pytest.approx(sum(printed) / 2, abs=1e-4)
     for low, high, met in ((0.0, 1.0, True), (0.0, 0.01, False), (0.99, 1.0, False)):
