@@ -1,32 +1,119 @@
 """Family 3, isolation: separate parts of the network for separate tasks or inputs."""
 
+from cllab.isolation.adapter import Adapter, Bottleneck
 from cllab.isolation.balance import LoadBalance, balance_loss
+from cllab.isolation.bits import pack_bits, unpack_bits
+from cllab.isolation.column_growth import ColumnGrowth, column_cost, column_growth
+from cllab.isolation.domains import cached_prior, domain_posterior, mixed_log_likelihood, mixture_weights
+from cllab.isolation.expand import ExpandBlocks, expand_blocks
+from cllab.isolation.expert_choice import ExpertChoice, expert_choice
+from cllab.isolation.growth import freeze_old, grow, wake, widened
+from cllab.isolation.guided import guided_scores, hash_table, hashed
+from cllab.isolation.hat import HAT, gate_compensation, gate_gradient_factor, gate_slope, gate_sparsity
 from cllab.isolation.heads import MultiHead
+from cllab.isolation.ia3 import IA3, Scaled, merge_scales, unmerge_scales
 from cllab.isolation.isolating import Isolating, OnFrozenBase, TaskHeads
-from cllab.isolation.moe import MoE, MoEClassifier
+from cllab.isolation.lifelong import LifelongMoE, kl_to_old, routing_drift
+from cllab.isolation.lora import LoRA, add_lora, merge_weights, unmerge_weights
+from cllab.isolation.lora_files import base_identity, load_lora, save_lora
+from cllab.isolation.lora_layer import LoRALinear, LowRank, lora_layers
+from cllab.isolation.lora_merge import AveragedFactors, Factors, MergedLoRA, average_factors, merge_lora
+from cllab.isolation.loss_free import LossFreeBalance, biased_choice, updated_bias
+from cllab.isolation.moe import MoE
+from cllab.isolation.moe_classifier import MoEClassifier
+from cllab.isolation.noise import noisy_scores, smooth_load
+from cllab.isolation.olora import OLoRA, overlap
+from cllab.isolation.piggyback import MaskedLayer, Piggyback, straight_through_mask
+from cllab.isolation.progressive import Progressive, ProgressiveNet, lateral_adapter, lateral_sum
+from cllab.isolation.prompts import PrefixTuning, PromptTuning
 from cllab.isolation.routing import Routing, expert_capacity, route
 from cllab.isolation.selector import TaskSelector, nearest_centroid, routed_accuracy
 from cllab.isolation.switch import Switch, freeze, using
 from cllab.isolation.tokens import TokenTask, token_task
 
 __all__ = [
+    "HAT",
+    "IA3",
+    "Adapter",
+    "AveragedFactors",
+    "Bottleneck",
+    "ColumnGrowth",
+    "ExpandBlocks",
+    "ExpertChoice",
+    "Factors",
     "Isolating",
+    "LifelongMoE",
+    "LoRA",
+    "LoRALinear",
     "LoadBalance",
+    "LossFreeBalance",
+    "LowRank",
+    "MaskedLayer",
+    "MergedLoRA",
     "MoE",
     "MoEClassifier",
     "MultiHead",
+    "OLoRA",
     "OnFrozenBase",
+    "Piggyback",
+    "PrefixTuning",
+    "Progressive",
+    "ProgressiveNet",
+    "PromptTuning",
     "Routing",
+    "Scaled",
     "Switch",
     "TaskHeads",
     "TaskSelector",
     "TokenTask",
+    "add_lora",
+    "average_factors",
     "balance_loss",
+    "base_identity",
+    "biased_choice",
+    "cached_prior",
+    "column_cost",
+    "column_growth",
+    "domain_posterior",
+    "expand_blocks",
     "expert_capacity",
+    "expert_choice",
     "freeze",
+    "freeze_old",
+    "gate_compensation",
+    "gate_gradient_factor",
+    "gate_slope",
+    "gate_sparsity",
+    "grow",
+    "guided_scores",
+    "hash_table",
+    "hashed",
+    "kl_to_old",
+    "lateral_adapter",
+    "lateral_sum",
+    "load_lora",
+    "lora_layers",
+    "merge_lora",
+    "merge_scales",
+    "merge_weights",
+    "mixed_log_likelihood",
+    "mixture_weights",
     "nearest_centroid",
+    "noisy_scores",
+    "overlap",
+    "pack_bits",
     "route",
     "routed_accuracy",
+    "routing_drift",
+    "save_lora",
+    "smooth_load",
+    "straight_through_mask",
     "token_task",
+    "unmerge_scales",
+    "unmerge_weights",
+    "unpack_bits",
+    "updated_bias",
     "using",
+    "wake",
+    "widened",
 ]  # fmt: skip

@@ -5,7 +5,6 @@ router). The router, a linear map, scores the experts for each token; the token'
 of its experts' outputs.
 
     S = h W_r^T + b                                router scores, see `cllab.isolation.routing`
-    f_e(h) = W2_e relu(W1_e h + b1_e) + b2_e       one expert
     y[n] = sum_slots kept[n, s] * weight[n, s] * f_{expert[n, s]}(h[n])
 
 Symbols: `h` [N, D] tokens, `S` [N, E], `E` experts, `k` slots, `H` hidden width of an expert, `C` places per
@@ -23,10 +22,15 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from cllab import checks
 from cllab.device import generator
-from cllab.isolation.routing import Routing, check_factor, expert_capacity, position_in_expert, route
+from cllab.isolation.expert_choice import ExpertChoice, expert_choice
+from cllab.isolation.experts import Experts, mixed
+from cllab.isolation.guided import guided_scores
+from cllab.isolation.noise import noisy_scores, smooth_load
+from cllab.isolation.routing import Routing, check_factor, expert_capacity, route
 from cllab.models import MAX_WIDTH, linear
 
 
@@ -40,14 +44,21 @@ class MoE(nn.Module):
     capacity_factor  places per expert relative to an even load (`expert_capacity`); None: no limit.
     overflow, renormalise, priority   as in `route`. k=1 with renormalise=True warns: its router cannot learn
                      from the task.
+    noise            True: noisy top-k while training (noise.py), router and noise start at 0. Drawn from
+                     torch's global generator, like dropout.
+    choice           "token": tokens choose experts. "expert": experts choose tokens (expert_choice.py), with
+                     k as the mean number of experts per token; capacity_factor None counts as 1.
     seed             of the initial weights; the global generator is not touched.
 
-    After a forward `.routing` and `.logits` [N, E] are those of that batch (N tokens = all leading dimensions
-    together), with gradient, for a balance loss. Copies and checkpoints of the layer leave them out.
+    After a forward `.routing`, `.logits` [N, E] and, with noise in training, `.smooth_load` [E] are those of that
+    batch (N tokens = all leading dimensions together), with gradient, for a balance loss. Copies and checkpoints of
+    the layer leave them out. `.bias` [E] is what `LossFreeBalance` moves; None without it.
     """
 
     logits: Tensor | None
-    routing: Routing | None
+    routing: Routing | ExpertChoice | None
+    smooth_load: Tensor | None
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -60,17 +71,21 @@ class MoE(nn.Module):
         renormalise: bool = True,
         priority: str = "order",
         seed: int = 0,
+        *,
+        noise: bool = False,
+        choice: str = "token",
     ):
         super().__init__()
         self.dim = checks.integer("dim", dim, 1, MAX_WIDTH)
-        self.n_experts = checks.integer("n_experts", n_experts, 1, MAX_WIDTH)
+        checks.integer("n_experts", n_experts, 1, MAX_WIDTH)
         self.k = checks.integer("k", k, 1, n_experts)
-        hidden = 4 * dim if hidden is None else checks.integer("hidden", hidden, 1, MAX_WIDTH)
+        self.hidden = 4 * dim if hidden is None else checks.integer("hidden", hidden, 1, MAX_WIDTH)
         self.capacity_factor = None if capacity_factor is None else check_factor("capacity_factor", capacity_factor)
         self.overflow = checks.choice("overflow", overflow, ("drop", "reroute"))
         self.priority = checks.choice("priority", priority, ("order", "probability"))
         self.renormalise = checks.flag("renormalise", renormalise)
-        if k == 1 and renormalise and n_experts > 1:
+        self.choice = checks.choice("choice", choice, ("token", "expert"))
+        if k == 1 and renormalise and n_experts > 1 and choice == "token":
             warnings.warn(
                 "MoE with k=1 and renormalise=True: every weight is 1, so the task loss gives the router no "
                 "gradient and it stays as it was initialised; use renormalise=False (Switch) or k=2",
@@ -78,13 +93,27 @@ class MoE(nn.Module):
             )
         source = generator(seed, "MoE")
         self.router = linear(dim, n_experts, source)
-        self.experts = Experts(n_experts, dim, hidden, source)
-        self.logits = self.routing = None
+        self.experts = Experts(n_experts, dim, self.hidden, source)
+        self.noise = skip_init(nn.Linear, dim, n_experts, bias=False) if checks.flag("noise", noise) else None
+        if self.noise is not None:
+            for parameter in (*self.noise.parameters(), *self.router.parameters()):
+                nn.init.zeros_(parameter)
+        self.register_buffer("bias", None)
+        self.logits = self.routing = self.smooth_load = None
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    @property
+    def n_experts(self) -> int:
+        """E, which grows in `LifelongMoE`."""
+        return len(self.experts)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, prior: Tensor | None = None, expert: Tensor | None = None
+    ) -> Tensor:
         """x [..., dim] -> y [..., dim].
 
-        mask [...] bool: False on padding, which gets 0, takes no place and counts in no statistic.
+        mask [...] bool: False on padding, which gets 0, takes no place and counts in no statistic. For the N tokens
+        that count, in order: prior [N, E], a prior over the experts (guided.py); expert int64 [N, slots], the
+        experts themselves, each with the same weight, and the router is not asked (hash routing).
         """
         checks.floats("x", x)
         if x.shape[-1:] != (self.dim,):
@@ -94,77 +123,58 @@ class MoE(nn.Module):
         if mask is not None:
             _check_mask(mask, x)
             y = torch.zeros_like(x)
-            y[mask] = self._tokens(x[mask])
+            y[mask] = self._tokens(x[mask], prior, expert)
             return y
-        return self._tokens(x.reshape(-1, self.dim)).view(x.shape)
+        return self._tokens(x.reshape(-1, self.dim), prior, expert).view(x.shape)
 
-    def _tokens(self, h: Tensor) -> Tensor:
+    def _tokens(self, h: Tensor, prior: Tensor | None, expert: Tensor | None) -> Tensor:
         """h [N, D] -> y [N, D]."""
-        capacity = None
-        if self.capacity_factor is not None:
-            capacity = expert_capacity(len(h), self.n_experts, self.k, self.capacity_factor)
-        logits = self.router(h)
-        routing = route(logits, self.k, capacity, self.overflow, self.renormalise, self.priority)
-        self.logits, self.routing = logits, routing
+        logits, load = self._scores(h)
+        if prior is not None:
+            logits = guided_scores(logits, prior)
+        if expert is not None:
+            routing = self._forced(logits, expert)
+        elif self.choice == "expert":
+            capacity = expert_capacity(len(h), self.n_experts, self.k, self.capacity_factor or 1.0)
+            routing = expert_choice(logits, min(capacity, len(h)))
+        else:
+            capacity = None
+            if self.capacity_factor is not None:
+                capacity = expert_capacity(len(h), self.n_experts, self.k, self.capacity_factor)
+            options = (self.overflow, self.renormalise, self.priority, self.bias)
+            routing = route(logits, self.k, capacity, *options)
+        self.logits, self.routing, self.smooth_load = logits, routing, load
 
-        # Dispatch: each kept (token, slot) gets a row of its expert's block; all experts run in one product.
+        if isinstance(routing, ExpertChoice):
+            n_experts, places = routing.token.shape
+            owner = torch.arange(n_experts, device=h.device).repeat_interleave(places)
+            return mixed(self.experts, h, routing.token.flatten(), owner, routing.weight.flatten())
         token, slot = routing.kept.nonzero(as_tuple=True)  # [M], [M]
-        expert = routing.expert[token, slot]  # [M]
-        row = position_in_expert(expert, self.n_experts)  # [M]
-        block = h.new_zeros(self.n_experts, int(row.max()) + 1, self.dim)  # [E, C, D]
-        block[expert, row] = h[token]
+        return mixed(self.experts, h, token, routing.expert[token, slot], routing.weight[token, slot])
 
-        # Combine: y[n] = sum_slots kept * weight * f_expert(h[n])
-        weight = routing.weight[token, slot].to(h.dtype)
-        output = weight[:, None] * self.experts(block)[expert, row]  # [M, D]
-        return torch.zeros_like(h).index_add(0, token, output)
+    def _scores(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Router scores [N, E], noisy in training where there is noise, and then the smooth load [E]."""
+        clean = self.router(h)
+        if self.noise is None or not self.training:
+            return clean, None
+        noisy, sigma = noisy_scores(clean, self.noise(h), torch.randn_like(clean))
+        return noisy, smooth_load(clean, noisy, sigma, self.k)
+
+    def _forced(self, logits: Tensor, expert: Tensor) -> Routing:
+        """The routing to experts that are given: equal weights, no limit of places."""
+        if not isinstance(expert, Tensor) or expert.dtype != torch.int64 or expert.ndim != 2:
+            raise TypeError("expert must be an int64 tensor [N, slots]")
+        if len(expert) != len(logits) or not 0 <= int(expert.min()) <= int(expert.max()) < self.n_experts:
+            raise ValueError(f"expert must name one of {self.n_experts} experts for each of {len(logits)} tokens")
+        load = torch.bincount(expert.flatten(), minlength=self.n_experts)
+        weight = torch.full(expert.shape, 1 / expert.shape[1], dtype=logits.dtype, device=logits.device)
+        return Routing(
+            expert, weight, torch.ones_like(expert, dtype=torch.bool), load, logits.softmax(dim=1).sum(dim=0), 0
+        )
 
     def __getstate__(self) -> dict:
         # torch refuses to copy a tensor that is part of a graph, and a stale routing means nothing in a copy.
-        return {**self.__dict__, "logits": None, "routing": None}
-
-
-class Experts(nn.Module):
-    """E feed-forward networks with stacked weights: block [E, C, D] -> [E, C, D], expert e on block[e]."""
-
-    def __init__(self, n_experts: int, dim: int, hidden: int, source: torch.Generator):
-        super().__init__()
-        inner = [linear(dim, hidden, source) for _ in range(n_experts)]
-        outer = [linear(hidden, dim, source) for _ in range(n_experts)]
-        self.w1 = nn.Parameter(torch.stack([layer.weight.detach().T for layer in inner]))  # [E, D, H]
-        self.b1 = nn.Parameter(torch.stack([layer.bias.detach()[None] for layer in inner]))  # [E, 1, H]
-        self.w2 = nn.Parameter(torch.stack([layer.weight.detach().T for layer in outer]))  # [E, H, D]
-        self.b2 = nn.Parameter(torch.stack([layer.bias.detach()[None] for layer in outer]))  # [E, 1, D]
-
-    def forward(self, block: Tensor) -> Tensor:
-        return torch.relu(block @ self.w1 + self.b1) @ self.w2 + self.b2
-
-
-class MoEClassifier(nn.Module):
-    """embed -> MoE with a residual around it -> linear head: x [N, in_features] -> logits [N, n_classes].
-
-    `.moe` is the MoE layer, `dim` its width; `options` (hidden, capacity_factor, overflow, renormalise,
-    priority) go to it.
-    """
-
-    def __init__(self, in_features: int, dim: int, n_experts: int, k: int, n_classes: int, seed: int = 0, **options):
-        super().__init__()
-        checks.integer("in_features", in_features, 1, MAX_WIDTH)
-        checks.integer("dim", dim, 1, MAX_WIDTH)
-        checks.integer("n_classes", n_classes, 1, MAX_WIDTH)
-        source = generator(seed, "weights")
-        self.embed = linear(in_features, dim, source)
-        self.moe = MoE(dim, n_experts, k, seed=seed, **options)
-        self.head = linear(dim, n_classes, source)
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the head sees in x [N, in_features]: [N, dim]."""
-        h = self.embed(x)
-        return h + self.moe(h)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, in_features] -> logits [N, n_classes]."""
-        return self.head(self.features(x))
+        return {**self.__dict__, "logits": None, "routing": None, "smooth_load": None}
 
 
 def _check_mask(mask: Tensor, x: Tensor) -> None:

@@ -64,12 +64,13 @@ def route(
     overflow: str = "drop",
     renormalise: bool = True,
     priority: str = "order",
+    bias: Tensor | None = None,
 ) -> Routing:
     """Send each token to its k best-scored experts, at most `capacity` assignments per expert.
 
-    logits       [N, E] finite router scores. float16 and bfloat16 are computed in float32; float64 stays
-                 float64. Equal scores go to the lowest expert index. Padding takes no part: pass the rows of
-                 real tokens only.
+    logits       [N, E] router scores. float16 and bfloat16 are computed in float32; float64 stays float64.
+                 Equal scores go to the lowest expert index. -inf forbids an expert to a token, which must have
+                 k experts left. Padding takes no part: pass the rows of real tokens only.
     k            experts per token, 1..E.
     capacity     places per expert, >= 1 (see `expert_capacity`); None means no limit.
     overflow     "drop": an assignment that finds its expert full is dropped. "reroute": it goes to the most
@@ -82,10 +83,11 @@ def route(
                  router no gradient.
     priority     "order": lowest token index first. "probability": highest top probability first, ties by
                  index.
+    bias         [E], added to the probabilities for the choice alone (loss_free.py); no weight contains it.
 
     Returns a `Routing`; its `weight` and `importance` carry gradient to `logits`. Raises TypeError or
-    ValueError naming the argument for anything outside these ranges, for an empty or non-finite `logits` and
-    for a wrong dtype.
+    ValueError naming the argument for anything outside these ranges, for `logits` that are empty, NaN or +inf
+    and for a wrong dtype.
     """
     logits = scores("logits", logits)
     n, n_experts = logits.shape
@@ -96,8 +98,13 @@ def route(
     checks.choice("priority", priority, ("order", "probability"))
     checks.flag("renormalise", renormalise)
 
+    may = logits > -math.inf  # [N, E]
+    if int(may.sum(dim=1).min()) < k:
+        raise ValueError(f"logits must leave every token k = {k} experts, one has {int(may.sum(dim=1).min())}")
+
     p = logits.softmax(dim=1)  # [N, E]
-    ranking = logits.argsort(dim=1, descending=True, stable=True)  # [N, E], stable: ties to the lowest index
+    preference = logits if bias is None else _biased(p, bias, may)
+    ranking = preference.argsort(dim=1, descending=True, stable=True)  # [N, E], stable: ties to the lowest index
     expert = ranking[:, :k]
     load = torch.bincount(expert.flatten(), minlength=n_experts)
     kept = torch.ones_like(expert, dtype=torch.bool)
@@ -105,7 +112,7 @@ def route(
         turn = torch.arange(n, device=logits.device)
         if priority == "probability":
             turn = p.amax(dim=1).argsort(descending=True, stable=True)
-        expert, kept = _assign(ranking[turn], k, capacity, overflow)
+        expert, kept = _assign(ranking[turn], may.gather(1, ranking)[turn], k, capacity, overflow)
         back = turn.argsort()
         expert, kept = expert[back], kept[back]
 
@@ -139,8 +146,8 @@ def check_factor(name: str, factor: float) -> float:
 
 
 def scores(name: str, logits: Tensor) -> Tensor:
-    """`logits` checked as router scores [N, E] (finite floats, not empty), in float32 at least."""
-    checks.floats(name, logits, ndim=2)
+    """`logits` checked as router scores [N, E] (floats or -inf, not empty), in float32 at least."""
+    checks.floats(name, logits.masked_fill(logits == -math.inf, 0) if isinstance(logits, Tensor) else logits, ndim=2)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -149,12 +156,28 @@ def position_in_expert(expert: Tensor, n_experts: int) -> Tensor:
 
     Example: [0, 2, 0, 0] -> [0, 0, 1, 2].
     """
-    arrived = torch.nn.functional.one_hot(expert, n_experts).cumsum(dim=0)  # [M, E]
-    return arrived.gather(1, expert[:, None])[:, 0] - 1
+    # sorted by expert, an entry's position is its distance from where its expert begins
+    order = expert.argsort(stable=True)
+    size = torch.bincount(expert, minlength=n_experts)
+    begin = size.cumsum(dim=0) - size
+    position = torch.empty_like(expert)
+    position[order] = torch.arange(len(expert), device=expert.device) - begin[expert[order]]
+    return position
 
 
-def _assign(ranking: Tensor, k: int, capacity: int, overflow: str) -> tuple[Tensor, Tensor]:
-    """(expert [N, k], kept [N, k]) for tokens whose rows stand in the order in which they are served."""
+def _biased(p: Tensor, bias: Tensor, may: Tensor) -> Tensor:
+    """p + bias [N, E], -inf where a token may not go."""
+    checks.floats("bias", bias, ndim=1)
+    if len(bias) != p.shape[1]:
+        raise ValueError(f"bias must have one number for each of the {p.shape[1]} experts, got {len(bias)}")
+    return (p.detach() + bias).masked_fill(~may, -math.inf)
+
+
+def _assign(ranking: Tensor, may: Tensor, k: int, capacity: int, overflow: str) -> tuple[Tensor, Tensor]:
+    """(expert [N, k], kept [N, k]) for tokens whose rows stand in the order in which they are served.
+
+    may [N, E]: whether a token may go to the expert at that place of its ranking.
+    """
     n, n_experts = ranking.shape
     expert = ranking[:, :k].clone()
     slot_major = expert.T.flatten()  # all first choices, then all second choices
@@ -167,7 +190,7 @@ def _assign(ranking: Tensor, k: int, capacity: int, overflow: str) -> tuple[Tens
         for stage in range(k, n_experts):  # a token's own k choices are in use or full
             candidate = ranking[:, stage]
             used = (expert == candidate[:, None]).any(dim=1)  # by an earlier slot that was rerouted
-            asking = (~kept[:, slot] & ~used).nonzero()[:, 0]
+            asking = (~kept[:, slot] & ~used & may[:, stage]).nonzero()[:, 0]
             wanted = candidate[asking]
             fits = position_in_expert(wanted, n_experts) < room[wanted]
             expert[asking[fits], slot] = wanted[fits]

@@ -16,6 +16,7 @@ router can tell the kinds apart, but all of them share one large common part, so
 the same few experts win every token, and without a balance loss they keep most of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from torch.nn.functional import one_hot
 
 from cllab import checks
 from cllab.device import generator
-from cllab.streams import Dataset, Stream, split
+from cllab.streams import Dataset, Stream, Task, split
 
 KINDS = ("digit", "bracket", "letter", "code")
 TOKENS = tuple("01234567()[]{}<>abcdefgh+-*/=&|!")
@@ -59,6 +60,24 @@ class TokenTask:
     def stream(self) -> Stream:
         """All of it as a single task, for `fit`."""
         return split(self.data, self.data.n_classes)
+
+    def stages(self, groups: Sequence[Sequence[str]]) -> Stream:
+        """Kinds of token that arrive one group after another, as a domain-incremental stream.
+
+        groups: names of KINDS, each at most once, such as [["digit", "bracket"], ["letter"]].
+        """
+        named = [kind for group in groups for kind in group]
+        for kind in named:
+            checks.choice("each of groups", kind, KINDS)
+        if not named or not all(groups) or len(set(named)) != len(named):
+            raise ValueError(f"groups must name kinds of token, each once, got {groups}")
+        data, tasks = self.data, []
+        for group in groups:
+            wanted = torch.tensor([KINDS.index(kind) for kind in group])
+            rows, test = torch.isin(self.kind, wanted), torch.isin(self.kind_test, wanted)
+            parts = (data.x[rows], data.y[rows], data.x_test[test], data.y_test[test])
+            tasks.append(Task(*parts, tuple(range(N_VALUES)), ", ".join(group)))
+        return Stream(tuple(tasks), "domain", N_VALUES, "kinds of token")
 
 
 def token_task(n: int = 4096, seed: int = 0, n_test: int = 1024) -> TokenTask:

@@ -285,7 +285,10 @@ def test_without_capacity_tokens_do_not_depend_on_each_other(problem, random):
         ({"logits": torch.zeros(4, 0)}, ValueError, "logits"),
         ({"logits": torch.tensor([[0.0, math.nan]])}, ValueError, "logits"),
         ({"logits": torch.tensor([[0.0, math.inf]])}, ValueError, "logits"),
-        ({"logits": torch.tensor([[0.0, -math.inf]])}, ValueError, "logits"),
+        ({"logits": torch.tensor([[0.0, -math.inf]]), "k": 2}, ValueError, "logits must leave every token"),
+        ({"bias": torch.zeros(2)}, ValueError, "bias"),
+        ({"bias": torch.tensor([0.0, math.nan, 0.0])}, ValueError, "bias"),
+        ({"bias": [0.0, 0.0, 0.0]}, TypeError, "bias"),
     ],
 )
 def test_bad_input_of_route_is_named(arguments, error, names):
