@@ -19,6 +19,9 @@ PAGES = (
     ("elastic", "Elastic weights", ":material/compress:", "Two weights on springs: what stays, what gives way?"),
     ("distillation", "Distillation", ":material/thermostat:", "Heat the answers: what a teacher tells."),
     ("projection", "Gradient projection", ":material/square_foot:", "Drag gradients: which step hurts no old task?"),
+    ("columns", "Progressive columns", ":material/view_column:", "A column per task: what new ones read of the old."),
+    ("packing", "Packing", ":material/dashboard:", "Many tasks in one layer: who owns which weight?"),
+    ("lowrank", "Low rank", ":material/grid_on:", "Thin matrices beside a weight: how thin, and how to add them up?"),
     ("routing", "Expert routing", ":material/account_tree:", "Tokens find their experts while a mixture trains."),
 )
 

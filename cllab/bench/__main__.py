@@ -5,14 +5,25 @@ import json
 import sys
 from pathlib import Path
 
-from cllab.bench import overhead, permuted_mnist, regularization, replay, split_mnist, three_scenarios
+from cllab.bench import (
+    experts,
+    isolated_mnist,
+    isolation,
+    overhead,
+    permuted_mnist,
+    regularization,
+    replay,
+    split_mnist,
+    three_scenarios,
+)
 from cllab.bench.report import machine, table
 from cllab.device import pick_device
 from cllab.training.history import write_whole
 
 BENCHMARKS = {
-    "overhead": overhead, "replay": replay, "regularization": regularization, "split_mnist": split_mnist,
-    "three_scenarios": three_scenarios, "permuted_mnist": permuted_mnist,
+    "overhead": overhead, "replay": replay, "regularization": regularization, "isolation": isolation,
+    "experts": experts, "split_mnist": split_mnist, "three_scenarios": three_scenarios,
+    "permuted_mnist": permuted_mnist, "isolated_mnist": isolated_mnist,
 }  # fmt: skip
 
 

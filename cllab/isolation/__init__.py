@@ -4,6 +4,7 @@ from cllab.isolation.adapter import Adapter, Bottleneck
 from cllab.isolation.balance import LoadBalance, balance_loss
 from cllab.isolation.bits import pack_bits, unpack_bits
 from cllab.isolation.column_growth import ColumnGrowth, column_cost, column_growth
+from cllab.isolation.column_reading import column_strengths, lateral_weights
 from cllab.isolation.domains import cached_prior, domain_posterior, mixed_log_likelihood, mixture_weights
 from cllab.isolation.expand import ExpandBlocks, expand_blocks
 from cllab.isolation.expert_choice import ExpertChoice, expert_choice
@@ -23,9 +24,11 @@ from cllab.isolation.moe import MoE
 from cllab.isolation.moe_classifier import MoEClassifier
 from cllab.isolation.noise import noisy_scores, smooth_load
 from cllab.isolation.olora import OLoRA, overlap
+from cllab.isolation.packnet import PackNet
 from cllab.isolation.piggyback import MaskedLayer, Piggyback, straight_through_mask
 from cllab.isolation.progressive import Progressive, ProgressiveNet, lateral_adapter, lateral_sum
 from cllab.isolation.prompts import PrefixTuning, PromptTuning
+from cllab.isolation.pruning import CapacityError, Pruned, kept_count, packed, prune, share_out
 from cllab.isolation.routing import Routing, expert_capacity, route
 from cllab.isolation.selector import TaskSelector, nearest_centroid, routed_accuracy
 from cllab.isolation.switch import Switch, freeze, using
@@ -37,6 +40,7 @@ __all__ = [
     "Adapter",
     "AveragedFactors",
     "Bottleneck",
+    "CapacityError",
     "ColumnGrowth",
     "ExpandBlocks",
     "ExpertChoice",
@@ -55,11 +59,13 @@ __all__ = [
     "MultiHead",
     "OLoRA",
     "OnFrozenBase",
+    "PackNet",
     "Piggyback",
     "PrefixTuning",
     "Progressive",
     "ProgressiveNet",
     "PromptTuning",
+    "Pruned",
     "Routing",
     "Scaled",
     "Switch",
@@ -74,6 +80,7 @@ __all__ = [
     "cached_prior",
     "column_cost",
     "column_growth",
+    "column_strengths",
     "domain_posterior",
     "expand_blocks",
     "expert_capacity",
@@ -88,9 +95,11 @@ __all__ = [
     "guided_scores",
     "hash_table",
     "hashed",
+    "kept_count",
     "kl_to_old",
     "lateral_adapter",
     "lateral_sum",
+    "lateral_weights",
     "load_lora",
     "lora_layers",
     "merge_lora",
@@ -102,10 +111,13 @@ __all__ = [
     "noisy_scores",
     "overlap",
     "pack_bits",
+    "packed",
+    "prune",
     "route",
     "routed_accuracy",
     "routing_drift",
     "save_lora",
+    "share_out",
     "smooth_load",
     "straight_through_mask",
     "token_task",

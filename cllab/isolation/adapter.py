@@ -90,14 +90,9 @@ class Adapter(OnFrozenBase):
         self.width = checks.integer("width", width, 1, MAX_WIDTH)
         self.targets = targets
 
-    def start_run(self, ctx: Context) -> None:
-        super().start_run(ctx)
+    def attach(self, ctx: Context) -> None:
         blocks = IN_BLOCKS if hasattr(ctx.model, "blocks") else None
-        try:
-            layers = linear_layers(ctx.model, blocks if self.targets is None else self.targets)
-        except (TypeError, ValueError):
-            self._undo(ctx.model)
-            raise
+        layers = linear_layers(ctx.model, blocks if self.targets is None else self.targets)
         self.adapted = [Adapted(layer) for layer in layers.values()]
         for name, adapted in zip(layers, self.adapted, strict=True):
             self.install(name, adapted)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllab import checks
+from cllab.training import Context, Method
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -68,6 +69,15 @@ class Bits(nn.Module):
 def kept_bytes(model: nn.Module) -> int:
     """Bytes of all packed bits in the model."""
     return sum(module.bits.nbytes for module in model.modules() if isinstance(module, Bits) and module.real is None)
+
+
+def refuse_path_integrals(user: Method, ctx: Context) -> None:
+    """Methods that follow the path of every parameter cannot follow real numbers that are dropped at a task's end."""
+    if following := [type(method).__name__ for method in ctx.methods if method.needs_task_gradient]:
+        raise ValueError(
+            f"methods must not combine {type(user).__name__} with {following[0]}: the real numbers that a task trained "
+            "are dropped when it ends, and nothing else that it uses moves afterwards"
+        )
 
 
 def _places(like: Tensor) -> Tensor:

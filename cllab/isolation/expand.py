@@ -101,13 +101,8 @@ class ExpandBlocks(OnFrozenBase):
         self.n_new = checks.integer("n_new", n_new, 1)
         self.outputs = outputs
 
-    def start_run(self, ctx: Context) -> None:
-        super().start_run(ctx)
-        try:
-            self.groups = grouped(ctx.model, self.n_new, self.outputs)
-        except (TypeError, ValueError):
-            self._undo(ctx.model)
-            raise
+    def attach(self, ctx: Context) -> None:
+        self.groups = grouped(ctx.model, self.n_new, self.outputs)
         self.places = [Inserted() for _ in self.groups]
         pairs = zip(self.groups, self.places, strict=True)
         self.install("blocks", nn.ModuleList(block for group, place in pairs for block in [*group, place]))

@@ -24,14 +24,15 @@ class Gate(Bits):
 
 
 class Gates(Switch):
-    """The end of a stage with its gates, one set per task: h [N, U, ...] -> a * h. None in use: h itself.
+    """The end of a stage with its gates, one set per task: h [N, U width, ...] -> a * h. None in use: h itself.
 
-    base: the stage's last module. used: bool [U], the units that finished tasks use. s: the slope, in training mode.
+    base: the stage's last module. width: features of a unit, in a row; more than 1 where maps are flattened.
+    used: bool [U], the units that finished tasks use. s: the slope, in training mode.
     """
 
-    def __init__(self, base: nn.Module, units: int, device: torch.device):
+    def __init__(self, base: nn.Module, units: int, width: int, device: torch.device):
         super().__init__()
-        self.base, self.s = base, 1.0
+        self.base, self.width, self.s = base, width, 1.0
         self.register_buffer("used", torch.zeros(units, dtype=torch.bool, device=device))
 
     def use(self, *tasks) -> None:
@@ -46,20 +47,25 @@ class Gates(Switch):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.base(x)
+        if not self.active:
+            return h
+        a = self.a().repeat_interleave(self.width)
         # h <- a * h
-        return h * self.a().view(-1, *[1] * (h.ndim - 2)) if self.active else h
+        return h * a.view(-1, *[1] * (h.ndim - 2))
 
 
 class GatedLayer(NamedTuple):
     """layer: with weight [U, U_in r, ...]; end: where its stage ends in the trunk; units: U; repeat: r.
 
-    One unit below feeds r inputs in a row: more than 1 where feature maps are flattened. 0 for the first layer, whose
-    inputs are the data. norms: normalisation layers with running statistics in the stage.
+    width: features of each unit at the stage's end; repeat: inputs that each unit below feeds, in a row. They are more
+    than 1 where feature maps are flattened. repeat is 0 for the first layer, whose inputs are the data.
+    norms: normalisation layers with running statistics in the stage.
     """
 
     layer: nn.Module
     end: int
     units: int
+    width: int
     repeat: int
     norms: list[nn.Module]
 
@@ -95,12 +101,13 @@ def gated_layers(model: nn.Module, x: Tensor) -> list[GatedLayer]:
             raise ValueError(f"model's stage {k + 1} must read the {below} units below it, it has {inputs} inputs")
         with evaluating(model):
             shape = model.lower(k + 1)(model.inputs(x)).shape
-        if len(shape) < 2 or shape[1] != units:
+        if len(shape) < 2 or shape[1] % units or (isinstance(layer, nn.Linear) and len(shape) > 2):
             raise ValueError(
-                f"model's stage {k + 1} must end with the {units} units of its layer in the second dimension, "
-                f"it ends with rows of shape {tuple(shape[1:])}"
+                f"model's stage {k + 1} must end with the {units} units of its layer, or their flattened maps, in the "
+                f"second dimension; it ends with rows of shape {tuple(shape[1:])}"
             )
-        found.append(GatedLayer(layer, end - 1, units, inputs // below if below else 0, norms))
+        repeat = inputs // below if below else 0
+        found.append(GatedLayer(layer, end - 1, units, shape[1] // units, repeat, norms))
     if any(True for module in model.trunk[starts[-1] :] for _ in module.parameters()):
         raise ValueError("model must have no parameters between its last stage and the head: no gate would guard them")
     return found

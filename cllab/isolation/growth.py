@@ -53,14 +53,18 @@ class StagedRouter(Staged):
 
 
 class StagedExperts(Staged):
-    """block [E, C, D] -> [E, C, D], each stage's experts on their part of the block."""
+    """rows [M, D], sorted by expert, -> [M, D], each stage's experts on their part of the rows."""
 
     def __len__(self) -> int:
         return sum(len(stage) for stage in self.stages)
 
-    def forward(self, block: Tensor) -> Tensor:
-        parts = block.split([len(stage) for stage in self.stages])
-        return torch.cat([stage(part) for stage, part in zip(self.stages, parts, strict=True)])
+    def forward(self, rows: Tensor, sizes: Sequence[int]) -> Tensor:
+        outputs, expert, row = [], 0, 0
+        for stage in self.stages:
+            own = sizes[expert : expert + len(stage)]
+            outputs.append(stage(rows[row : row + sum(own)], own))
+            expert, row = expert + len(stage), row + sum(own)
+        return torch.cat(outputs)
 
 
 def stages(module: nn.Module) -> list[nn.Module]:

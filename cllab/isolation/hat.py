@@ -15,8 +15,8 @@ and the authors' code. Departures:
   sigmoids at s_max, so that a little of every weight goes on moving.
 - Weights that earlier tasks use are put back after every step. A gradient of zero does not stop momentum from earlier
   steps, nor weight decay. With both, old logits stay to the last bit.
-- The paper trains with plain SGD. Adam divides by the size of the gradient, so that e moves by lr a step and hardly
-  anywhere in a short run: `gate_lr` is the gates' learning rate, as a multiple of lr.
+- The gates take plain SGD steps of their own, as in the paper, whichever optimiser trains the weights. Adam divides by
+  the size of a gradient, and what the gates are charged would then weigh as much as what they are good for.
 """
 
 import math
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from cllab import checks
-from cllab.isolation.bits import kept_bytes
+from cllab.isolation.bits import kept_bytes, refuse_path_integrals
 from cllab.isolation.gated_layers import Gate, Gates, gated_layers
 from cllab.isolation.isolating import Isolating
 from cllab.isolation.selector import TaskSelector
@@ -83,29 +83,28 @@ class HAT(Isolating):
     """Gates on the hidden units of a Classifier, for each task; units and weights in use are no longer changed.
 
     s_max: the steepest slope, in [1, 10000]. c: how much open gates cost that no earlier task uses, >= 0.
-    gate_lr: what steps of e are multiplied by, > 0; 1 is the paper's, for plain SGD with a large lr.
+    gate_lr: learning rate of e, >= 0, beside the optimiser of `fit`; 0 leaves the gates as they were drawn.
     A stage of the model must have one linear or convolution layer, and otherwise nothing that mixes units. Batch
     normalisation is frozen after the first task.
     A task whose gates all closed answers with its head's bias, and a Phase tells how many are open.
     """
 
     def __init__(
-        self, s_max: float = 400.0, c: float = 0.75, gate_lr: float = 20.0, selector: TaskSelector | None = None
+        self, s_max: float = 400.0, c: float = 0.75, gate_lr: float = 0.05, selector: TaskSelector | None = None
     ):
         super().__init__(selector)
         self.s_max = checks.number("s_max", s_max, 1.0, LARGEST)
         self.c = checks.number("c", c, 0.0)
-        self.gate_lr = checks.positive("gate_lr", gate_lr)
+        self.gate_lr = checks.number("gate_lr", gate_lr, 0.0)
 
     def start_run(self, ctx: Context) -> None:
+        refuse_path_integrals(self, ctx)
         super().start_run(ctx)
-        try:
-            self.layers = gated_layers(ctx.model, ctx.stream[0].x[:1])
-        except (TypeError, ValueError):
-            self._undo(ctx.model)
-            raise
+
+    def attach(self, ctx: Context) -> None:
+        self.layers = gated_layers(ctx.model, ctx.stream[0].x[:1])
         trunk = list(ctx.model.trunk)
-        self.gates = [Gates(trunk[layer.end], layer.units, ctx.device) for layer in self.layers]
+        self.gates = [Gates(trunk[layer.end], layer.units, layer.width, ctx.device) for layer in self.layers]
         for layer, gates in zip(self.layers, self.gates, strict=True):
             trunk[layer.end] = gates
         self.install("trunk", nn.Sequential(*trunk))
@@ -124,6 +123,14 @@ class HAT(Isolating):
             gates.add(ctx.task_index, Gate(e.to(layer.layer.weight.device, layer.layer.weight.dtype), 0.0))
         self._set_slope(0, ctx)
 
+    def embeddings(self) -> list[nn.Parameter]:
+        """e [U] of the task under way, one per layer."""
+        return [gates.chosen()[0].real for gates in self.gates]
+
+    def parameters(self, ctx: Context) -> list[nn.Parameter]:
+        own = {id(e) for e in self.embeddings()}
+        return [parameter for parameter in super().parameters(ctx) if id(parameter) not in own]
+
     def losses(self, ctx: Context, batch: Batch, outputs: Tensor) -> dict[str, Tensor]:
         a = [gates.a() for gates in self.gates]
         return {"sparsity": self.c * gate_sparsity(a, [gates.used.to(a[0].dtype) for gates in self.gates])}
@@ -135,18 +142,16 @@ class HAT(Isolating):
         for parameter, factor in self.factors():
             # dL/dw_ij <- (1 - min(a_i^{<t}, a_j^{<t})) dL/dw_ij
             parameter.grad *= factor
-        self._e_before = [gates.chosen()[0].real.clone() for gates in self.gates]
-        for gates in self.gates:
-            e = gates.chosen()[0].real
-            e.grad *= gate_compensation(e, self.s, self.s_max)
 
     @torch.no_grad()
     def after_step(self, ctx: Context, batch: Batch) -> None:
         for (parameter, factor), before in zip(self.factors(), self._before, strict=True):
             parameter.copy_(torch.where(factor == 0, before, parameter))
-        for gates, before in zip(self.gates, self._e_before, strict=True):
-            e = gates.chosen()[0].real
-            e.copy_((before + self.gate_lr * (e - before)).clamp(-LARGEST_E, LARGEST_E))
+        for e in self.embeddings():
+            # dL/de <- s_max/s (cosh(s e) + 1) / (cosh(e) + 1) dL/de
+            e -= self.gate_lr * gate_compensation(e, self.s, self.s_max) * e.grad
+            e.clamp_(-LARGEST_E, LARGEST_E)
+            e.grad = None
         self._set_slope(ctx.position % len(ctx.task.y), ctx)
 
     def factors(self) -> list[tuple[nn.Parameter, Tensor]]:
@@ -160,7 +165,7 @@ class HAT(Isolating):
                 if layer.layer.bias is not None:
                     self._factors.append((layer.layer.bias, 1 - used))
                 below = used
-            self._factors = [(parameter, factor) for parameter, factor in self._factors if bool((factor < 1).any())]
+            self._factors = [(p, factor) for p, factor in self._factors if p.requires_grad and bool((factor < 1).any())]
         return self._factors
 
     @torch.no_grad()

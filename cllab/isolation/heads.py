@@ -20,9 +20,13 @@ from torch import Tensor, nn
 from cllab import checks
 from cllab.isolation.switch import Key, Switch, freeze
 
+NEVER = -1e9
+"""The logit of a class that the active head does not know: its probability is exactly 0. It is finite, so that methods
+which look at all logits (a Fisher, MAS) find a constant there and not an infinity."""
+
 
 class MultiHead(Switch):
-    """Heads by task: features h [N, H] -> logits [N, C], -inf outside the classes of the active head.
+    """Heads by task: features h [N, H] -> logits [N, C], NEVER (-1e9) outside the classes of the active head.
 
     initial: the linear layer [C, H] that the heads start from and that answers while no head is active. It is frozen,
     so that a head that has not been added yet cannot have learned anything.
@@ -61,7 +65,7 @@ class MultiHead(Switch):
         if not self.active:
             return self.initial(h)
         (task,) = self.active
-        logits = h.new_full((*h.shape[:-1], self.initial.out_features), float("-inf"))
+        logits = h.new_full((*h.shape[:-1], self.initial.out_features), NEVER)
         # f_t(x) = W_t h + b_t
         logits[..., self.classes[self.tasks.index(task)]] = self.part(task)(h)
         return logits

@@ -151,13 +151,8 @@ class IA3(OnFrozenBase):
         super().__init__(base, selector)
         self.outputs, self.inputs = outputs, inputs
 
-    def start_run(self, ctx: Context) -> None:
-        super().start_run(ctx)
-        try:
-            layers = self._layers(ctx.model)
-        except (TypeError, ValueError):
-            self._undo(ctx.model)
-            raise
+    def attach(self, ctx: Context) -> None:
+        layers = self._layers(ctx.model)
         self.scaled = [Scaled(*layer) for layer in layers.values()]
         for name, scaled in zip(layers, self.scaled, strict=True):
             self.install(name, scaled)

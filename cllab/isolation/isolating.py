@@ -38,31 +38,25 @@ class Isolating(Method):
         self._held: list[nn.Module] = []
 
     def start_run(self, ctx: Context) -> None:
-        self.newest = -1
+        self._check_run(ctx)
         self._undo(ctx.model)
-        scenario = ctx.stream.scenario
-        self.own_heads = scenario == "task" or self.selector is not None
-        if self.needs_task and not self.own_heads:
-            raise ValueError(
-                f"{type(self).__name__} must know a row's task at test, which a {scenario}-incremental stream does not "
-                'tell: use scenario="task", or give it a selector=TaskSelector(...)'
-            )
-        for method in ctx.methods:
-            if self.needs_task and type(method).replay is not Method.replay:
-                raise ValueError(
-                    f"methods must not combine {type(self).__name__} with {type(method).__name__}: replayed rows of "
-                    "earlier tasks would train the newest task's part"
-                )
         if switches(ctx.model):
             raise ValueError("model has parts of an earlier run; give a fresh model, or the method that added them")
         if not isinstance(getattr(ctx.model, "head", None), nn.Linear):
             raise TypeError(f"model must have a linear layer `head`, {type(ctx.model).__name__} has not")
         if self.selector is not None:
-            self._check_selector(scenario)
             self.selector.forget()
-        self.model = ctx.model
+        self.model, self.newest = ctx.model, -1
         if self.own_heads:
             self.install("head", MultiHead(copy.deepcopy(ctx.model.head)))
+        try:
+            self.attach(ctx)
+        except (TypeError, ValueError):
+            self._undo(ctx.model)
+            raise
+
+    def attach(self, ctx: Context) -> None:
+        """Once per run: install in the model what the method needs. Where it raises, the model is as it was before."""
 
     def start_task(self, ctx: Context) -> None:
         self.newest = ctx.task_index
@@ -126,7 +120,23 @@ class Isolating(Method):
         freeze(parameters)
         hold_statistics(modules)
 
-    def _check_selector(self, scenario: str) -> None:
+    def _check_run(self, ctx: Context) -> None:
+        """Whether tasks can be told apart in this run (then `own_heads`), and what must not stand beside it."""
+        scenario = ctx.stream.scenario
+        self.own_heads = scenario == "task" or self.selector is not None
+        if self.needs_task and not self.own_heads:
+            raise ValueError(
+                f"{type(self).__name__} must know a row's task at test, which a {scenario}-incremental stream does not "
+                'tell: use scenario="task", or give it a selector=TaskSelector(...)'
+            )
+        for method in ctx.methods:
+            if self.own_heads and type(method).replay is not Method.replay:
+                raise ValueError(
+                    f"methods must not combine {type(self).__name__} with {type(method).__name__}: replayed rows of "
+                    "earlier tasks would train the newest task's part"
+                )
+        if self.selector is None:
+            return
         if self.selector.kind == "oracle" and scenario != "task":
             raise ValueError(f"selector must not be an oracle: a {scenario}-incremental stream tells it no task")
         if self.selector.features == "base" and not isinstance(self, OnFrozenBase):

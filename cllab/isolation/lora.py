@@ -41,8 +41,9 @@ def add_lora(
     adapter's input. generator: draws A (default seed 0).
 
     Afterwards only the new adapter is trainable: a head that is to learn with it needs
-    `model.head.requires_grad_(True)`. Raises ValueError, and changes nothing, for a rank too large, a key that is
-    taken, names that find nothing, and merged layers; also for dropout on the out_proj of a MultiheadAttention.
+    `model.head.requires_grad_(True)`. Norm layers with running statistics are in eval mode; `model.train()` would set
+    them moving again. Raises ValueError, and changes nothing, for a rank too large, a key that is taken, names that
+    find nothing, and merged layers; also for dropout on the out_proj of torch's MultiheadAttention.
     """
     source = given_generator(generator, "LoRA")
     layers = _targeted(model, targets)
@@ -53,18 +54,21 @@ def add_lora(
 def attach(
     model: nn.Module, task: Key, layers: dict[str, nn.Module], make: Callable[[str], LowRank]
 ) -> dict[str, LoRALinear]:
-    """Put the adapters make(name) for `task` beside these layers of the model, and freeze everything else."""
+    """Put the adapters make(name) for `task` beside these layers of the model; nothing else is used or trainable."""
     if isinstance(task, bool) or not isinstance(task, int | str):
         raise TypeError(f"task must be an int or a str, got {task!r}")
     if "" in layers:
         raise ValueError("model must hold its linear layers, and not be one: put it into a torch.nn.Sequential")
-    for name, layer in layers.items():
-        if isinstance(layer, LoRALinear) and layer.merged:
+    adapted = lora_layers(model)
+    for name, layer in adapted.items():
+        if layer.merged:
             raise ValueError(f"model must not be merged, layer {name!r} is: unmerge first")
-        if isinstance(layer, LoRALinear) and task in layer.tasks:
+        if task in layer.tasks:
             raise ValueError(f"task must be new, layer {name!r} has an adapter for {task!r} already")
     parts = {name: make(name) for name in layers}
     freeze(model)
+    for layer in adapted.values():
+        layer.use()
     for name, part in parts.items():
         if not isinstance(layers[name], LoRALinear):
             set_module(model, name, LoRALinear(layers[name]))
@@ -127,16 +131,11 @@ class LoRA(OnFrozenBase):
         self.shared = checks.flag("shared", shared)
         self.needs_task = not shared
 
-    def start_run(self, ctx: Context) -> None:
-        super().start_run(ctx)
-        try:
-            layers = linear_layers(ctx.model, self.targets)
-            if "head" in layers:
-                raise ValueError("targets must not name the head, which is trained as a whole")
-            check_layers(ctx.model, layers, self.r, self.dropout)
-        except (TypeError, ValueError):
-            self._undo(ctx.model)
-            raise
+    def attach(self, ctx: Context) -> None:
+        layers = linear_layers(ctx.model, self.targets)
+        if "head" in layers:
+            raise ValueError("targets must not name the head, which is trained as a whole")
+        check_layers(ctx.model, layers, self.r, self.dropout)
         for name, layer in layers.items():
             self.install(name, LoRALinear(layer))
 

@@ -84,6 +84,7 @@ class LoRALinear(Switch):
         super().__init__()
         self.base = base
         self.register_buffer("merged_weight", None, persistent=False)
+        self.merged_tasks: tuple[Key, ...] = ()
         self.train(base.training)
 
     @property
@@ -136,7 +137,7 @@ class LoRALinear(Switch):
 
     def use(self, *tasks: Key) -> None:
         """Let these adapters take part; see Switch. Raises ValueError while others are merged."""
-        if tasks != self.active:
+        if tasks != self.merged_tasks:
             self._refuse_when_merged("used")
         super().use(*tasks)
 
@@ -153,12 +154,13 @@ class LoRALinear(Switch):
         if self.training and any(part.dropout.p > 0 for part in self.chosen()):
             raise ValueError("adapters with dropout must be merged in eval mode: call model.eval() first")
         self.merged_weight = checks.floats("the merged weight", self.weight.detach())
+        self.merged_tasks = self.active
 
     def unmerge(self) -> None:
         """Back to the base and its branches, exactly. Raises ValueError when not merged."""
         if not self.merged:
             raise ValueError("the layer must be merged before it can be unmerged")
-        self.merged_weight = None
+        self.merged_weight, self.merged_tasks = None, ()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
@@ -170,12 +172,12 @@ class LoRALinear(Switch):
         return y
 
     def _load_from_state_dict(self, *arguments) -> None:
-        self.merged_weight = None
+        self.merged_weight, self.merged_tasks = None, ()
         super()._load_from_state_dict(*arguments)
 
     def _refuse_when_merged(self, what: str) -> None:
         if self.merged:
-            raise ValueError(f"no adapter can be {what} while {list(self.active)} are merged: unmerge first")
+            raise ValueError(f"no adapter can be {what} while {list(self.merged_tasks)} are merged: unmerge first")
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -56,7 +56,7 @@ class OLoRA(LoRA):
     ):
         super().__init__(r, alpha, targets, dropout, base, selector=selector)
         self.lam = checks.number("lam", lam, 0.0)
-        self.needs_task = False  # all adapters answer, with one head where tasks are unknown
+        self.needs_task = False
 
     def add_parts(self, ctx: Context) -> None:
         super().add_parts(ctx)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cllab import checks
-from cllab.isolation.bits import Bits, kept_bytes
+from cllab.isolation.bits import Bits, kept_bytes, refuse_path_integrals
 from cllab.isolation.isolating import OnFrozenBase
 from cllab.isolation.selector import TaskSelector
 from cllab.isolation.switch import Key, Switch, switches
@@ -84,7 +84,9 @@ class MaskedLayer(Switch):
         if not isinstance(part, Mask):
             raise TypeError(f"part must be a Mask, got {type(part).__name__}")
         if part.shape != self.base.weight.shape:
-            raise ValueError(f"part must have the weight's shape {tuple(self.base.weight.shape)}, got {part.shape}")
+            raise ValueError(
+                f"part must have the weight's shape {tuple(self.base.weight.shape)}, got {tuple(part.shape)}"
+            )
         super().add(task, part)
         self.pack(newest=False)
 
@@ -124,7 +126,10 @@ class Piggyback(OnFrozenBase):
             )
 
     def start_run(self, ctx: Context) -> None:
+        refuse_path_integrals(self, ctx)
         super().start_run(ctx)
+
+    def attach(self, ctx: Context) -> None:
         inside = {id(inner) for switch in switches(ctx.model) for inner in switch.modules()}
         layers = {
             name: module
@@ -132,7 +137,6 @@ class Piggyback(OnFrozenBase):
             if isinstance(module, LAYERS) and id(module) not in inside
         }
         if not layers:
-            self._undo(ctx.model)
             raise ValueError(
                 f"model must have a linear or convolution layer besides its head, {type(ctx.model).__name__} has none"
             )

@@ -24,7 +24,7 @@ from cllab.isolation.column_growth import ColumnGrowth, layer_sizes
 from cllab.isolation.isolating import Isolating
 from cllab.isolation.switch import Key, Switch
 from cllab.models import MLP, linear
-from cllab.training import Context, Method
+from cllab.training import Context
 
 
 def lateral_sum(h: Sequence[Tensor], U: Sequence[Tensor]) -> Tensor:
@@ -122,17 +122,18 @@ class ProgressiveNet(nn.Module):
 
     def forward(self, x: Tensor, task: Key | None = None) -> Tensor:
         """x [N, ...] -> logits [N, C] of the column of `task`. None: the one in use, at first the newest."""
-        *_, h = self.activations(x, task)
-        return self.columns.parts[len(h) - 1](len(self.sizes) - 2, h[-1], h[:-1])
+        *older, own = self.activations(x, task)[-1]
+        return self.columns.parts[self._number(task)](len(self.sizes) - 2, own, older)
 
     def activations(self, x: Tensor, task: Key | None = None) -> list[list[Tensor]]:
         """h[i][j], what hidden layer i of column j answers [N, n_i], for the columns that an answer for `task` runs.
 
-        h[0][j] is x for every column. The last of a row belongs to the column of `task`.
+        h[0][j] is x for every column. The last of a row belongs to the column of `task`, which without laterals runs
+        alone.
         """
         k = self._number(task)
-        columns = [*self.columns.parts][: k + 1]
-        h = [[x.flatten(1)] * (k + 1)]
+        columns = [*self.columns.parts][k if self.laterals == "none" else 0 : k + 1]
+        h = [[x.flatten(1)] * len(columns)]
         for i in range(len(self.sizes) - 2):
             # h_i^(j) = f(W h_{i-1}^(j) + b + laterals from h_{i-1}^(0) .. h_{i-1}^(j-1))
             h.append([column(i, h[i][j], h[i][:j]).relu() for j, column in enumerate(columns)])
@@ -177,17 +178,7 @@ class Progressive(Isolating):
         net = ctx.model
         if not isinstance(net, ProgressiveNet):
             raise TypeError(f"model must be a ProgressiveNet for Progressive, got {type(net).__name__}")
-        scenario = ctx.stream.scenario
-        if scenario != "task" and self.selector is None:
-            raise ValueError(
-                f"Progressive must know a row's task at test, which a {scenario}-incremental stream does not tell: "
-                'use scenario="task", or give it a selector=TaskSelector(...)'
-            )
-        if replaying := [type(m).__name__ for m in ctx.methods if type(m).replay is not Method.replay]:
-            raise ValueError(
-                f"methods must not combine Progressive with {replaying[0]}: replayed rows of earlier tasks would train "
-                "the newest column"
-            )
+        self._check_run(ctx)
         known = net.tasks[: self.given] if net is self.model else net.tasks
         if any(task in range(len(ctx.stream)) for task in known) and known != [0]:
             raise ValueError(
@@ -195,12 +186,11 @@ class Progressive(Isolating):
                 "model, or the method that added them"
             )
         if self.selector is not None:
-            self._check_selector(scenario)
             self.selector.forget()
         if net is self.model:
             net.drop_columns(self.given)
         self._undo(net)
-        self.model, self.given, self.newest, self.own_heads = net, len(net.tasks), -1, True
+        self.model, self.given, self.newest = net, len(net.tasks), -1
 
     def start_task(self, ctx: Context) -> None:
         self.newest = ctx.task_index

@@ -110,9 +110,8 @@ class PromptTuning(OnFrozenBase):
         super().__init__(base, selector)
         self.length = checks.integer("length", length, 0, MAX_WIDTH)
 
-    def start_run(self, ctx: Context) -> None:
+    def attach(self, ctx: Context) -> None:
         _check_transformer(ctx.model)
-        super().start_run(ctx)
         self.prompted = Prompted()
         self.install("prompt", self.prompted)
 
@@ -143,9 +142,8 @@ class PrefixTuning(OnFrozenBase):
             checks.integer("reparametrise", reparametrise, 1, MAX_WIDTH)
         self.reparametrise = reparametrise
 
-    def start_run(self, ctx: Context) -> None:
+    def attach(self, ctx: Context) -> None:
         _check_transformer(ctx.model)
-        super().start_run(ctx)
         layers = linear_layers(ctx.model, ("attention.k", "attention.v"))
         self.prefixed = [Prefixed(layer) for layer in layers.values()]
         for name, prefixed in zip(layers, self.prefixed, strict=True):

@@ -42,6 +42,8 @@ class Switch(nn.Module):
         """Let the parts of these tasks take part in the forward pass; none given, none does."""
         for task in tasks:
             self.part(task)
+        if len(set(tasks)) != len(tasks):
+            raise ValueError(f"tasks must name each task once, got {tasks}")
         self.active = tasks
 
     def part(self, task: Key) -> nn.Module:

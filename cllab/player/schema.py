@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
+from cllab.player.schema_columns import check_columns
+from cllab.player.schema_lowrank import check_lowrank
+from cllab.player.schema_packing import check_packing
 from cllab.player.schema_springs import check_springs
 
 VERSION = 1
@@ -16,6 +19,9 @@ KEYS = {
     "generations": ("panels", "classes", "lines", "x_label", "y_label"),
     "distillation": ("classes", "series", "panels", "charts", "x_label", "log"),
     "projection": ("gradient", "constraints", "margin", "ridge", "turn", "agem", "gem"),
+    "lowrank": ("shows",),
+    "columns": ("tasks", "sizes", "laterals", "width", "brightest", "growth", "cost"),
+    "packing": ("shows",),
     "springs": ("names", "extent", "lam", "lr", "n", "marks", "contours", "free", "panels"),
 }
 STEP_KEYS = {
@@ -30,6 +36,9 @@ STEP_KEYS = {
     "generations": ("x", "panels"),
     "distillation": ("x", "panels", "facts"),
     "projection": ("phase",),
+    "lowrank": (),
+    "columns": ("task", "step", "own", "lateral", "read", "accuracy", "finished", "moved", "maps"),
+    "packing": (),
     "springs": ("step",),
 }  # fmt: skip
 
@@ -73,8 +82,8 @@ def validate_trace(trace: dict) -> dict:
         _has(f"trace['steps'][{i}]", step, ("text", *STEP_KEYS[kind]))
     _plain("trace", trace)
     {"herding": _herding, "routing": _routing, "run": _run, "memory": _memory, "features": _features,
-     "generations": _generations, "distillation": _distillation,
-     "projection": _projection, "springs": check_springs}[kind](trace)  # fmt: skip
+     "generations": _generations, "distillation": _distillation, "projection": _projection, "columns": check_columns,
+     "lowrank": check_lowrank, "packing": check_packing, "springs": check_springs}[kind](trace)  # fmt: skip
     return trace
 
 
@@ -214,12 +223,8 @@ def _projection(trace: dict) -> None:
                        ("gem", ("u", "dots", "v", "residuals"))):  # fmt: skip
         _has(f"trace[{name!r}]", trace[name], keys)
         _length(f"trace[{name!r}]['dots']", trace[name]["dots"], len(rows))
-    for vector in (
-        trace["gradient"],
-        *rows,
-        trace["agem"]["reference"],
-        *(trace[k]["u"] for k in ("turn", "agem", "gem")),
-    ):
+    answers = [trace[name]["u"] for name in ("turn", "agem", "gem")]
+    for vector in (trace["gradient"], *rows, trace["agem"]["reference"], *answers):
         _length("a vector of the trace", vector, 2)
     if trace["gem"]["v"] is not None:
         _length("trace['gem']['v']", trace["gem"]["v"], len(rows))

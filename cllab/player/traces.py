@@ -43,6 +43,29 @@ projection  gradient [2], constraints [t][2], margin, ridge; three answers {u [2
          G u >= 0, (v - margin) (G u) = 0, u - g = G^T v; [] without v). Six digits instead of four.
          step: phase "cone" | "turn" | "agem" | "gem". The arrows can be dragged: the view then computes the answers
          itself, and reports [*g, *rows, number of the report] where the herding trace reports its query point.
+columns  tasks [T]; sizes [L + 1] of the layers; laterals "linear" or "adapter", width; brightest (weight of digit z);
+         growth, lines {name, about, values (parameters of 1, 2, ... columns)}; cost [T], multiplications per answer.
+         step: task k (the column that learns), step within it; own [L], lateral [L - 1], read [L - 1][k] (strengths:
+         see `cllab.isolation.column_strengths`); accuracy {with, cut, alone}; finished [k] (accuracies of the older
+         columns); moved (largest change of an old answer); maps [L - 1] of {rows, own, read [k]}: weights' sizes as
+         base-36 digits, row by row, of the last layer for the classes of the task only.
+lowrank  shows "rank" | "merge" | "overlap". Six digits.
+         rank: names of a row and a column; delta [out][in]; A [K][in] and B [out][K], of which the first r rows and
+         columns give the best change of rank r; sigma [K]; lines of {name, values (one per step), about, colour}.
+         step: rank, parameters, error.
+         merge: adapters [n] of {name, A [r][in], B [out][r], s, weight}; cells [n][n] with the products B_i A_j
+         [out][in]. step: phase "adapters" | "delta" | "average" | "root" | "cat" | "svd"; name; weights [n][n], with
+         which the cells add up to the result; cut [out][in] in "svd", what is left of that sum; rank; error and norm
+         (None where nothing is merged); cross, the norm of the cells off the diagonal; scores {name: number}.
+         overlap: runs of {name, past (A_1 [r_1][in])}; charts of {y_label, lines}; x_label. step: x; runs of {new
+         (A_2 [r][in]), O [r_1][r], overlap}.
+packing  shows "weights", "layer" or "drift". The first two have tasks [T] and steps of {phase "start" | "train" |
+         "rank" | "prune" | "retrain" | "freeze" | "full" | "read", task, w, owner}; owner 0 is free, else the task
+         from 1. weights: w [n] and owner [n] as numbers; ranked (indices, largest |w| first) and kept, or None.
+         layer: units H, tile [rows, columns] of a unit's weights, largest (|w| of digit z), restore. step: w (sizes as
+         base-36 digits) and owner (decimal digits), unit by unit; reads and own, accuracies of the tasks finished so
+         far with owners 1 .. t and with owner t alone; moved, by task, the largest change of a weight since its freeze.
+         drift: lr; paths of {name, about, before, masked [S], restored [S]}, a frozen weight's values. step: step.
 springs  names of the two tasks; extent [x0, x1, y0, y1]; lam; lr; n; marks {old, new, joint} [2]; contours of both
          losses, lists of lines [[x, y], ...]; panels of {name, F [2], product (lr lam max F), paths}, one to four;
          free, the path without springs. A path is {name, theta [t][2], old [t] and new [t] (losses), pull [t][2],
@@ -50,11 +73,15 @@ springs  names of the two tasks; extent [x0, x1, y0, y1]; lam; lr; n; marks {old
          early, or None)}. Five digits. step: step. Entry t of a path belongs to step t.
 """
 
+from cllab.player.from_columns import columns_trace
 from cllab.player.from_distillation import answers_trace, distillation_trace, following_trace
 from cllab.player.from_features import features_trace
 from cllab.player.from_generations import generations_trace, image_digits
 from cllab.player.from_herding import herding_trace
+from cllab.player.from_lowrank import lowrank_trace, merging_trace, overlap_trace
 from cllab.player.from_memory import memory_trace
+from cllab.player.from_packed_run import packed_run_trace
+from cllab.player.from_packing import drift_trace, packing_trace
 from cllab.player.from_projection import projection_trace
 from cllab.player.from_routing import routing_trace
 from cllab.player.from_runs import cell_string, grid_points, run_trace
@@ -64,14 +91,21 @@ from cllab.player.schema import round_trace, validate_trace
 __all__ = [
     "answers_trace",
     "cell_string",
+    "columns_trace",
     "distillation_trace",
+    "drift_trace",
     "features_trace",
     "following_trace",
     "generations_trace",
     "grid_points",
     "herding_trace",
     "image_digits",
+    "lowrank_trace",
     "memory_trace",
+    "merging_trace",
+    "overlap_trace",
+    "packed_run_trace",
+    "packing_trace",
     "projection_trace",
     "round_trace",
     "routing_trace",

@@ -45,12 +45,12 @@ class Context:
         self.reset_optimizer = checks.flag("reset_optimizer", reset_optimizer)
         self.seed = checks.integer("seed", seed, 0)
         self.device = pick_device(device)
-        if not any(p.requires_grad for p in model.parameters()):
+        may_grow = any(type(method).start_task is not Method.start_task for method in self.methods)
+        if not may_grow and not any(p.requires_grad for p in model.parameters()):
             raise ValueError("model must have at least one trainable parameter")
         dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         self.stream = stream.to(self.device, dtype)
         self.model = model.to(self.device)
-        may_grow = any(type(method).start_task is not Method.start_task for method in self.methods)
         width = _outputs(self.model, self.stream)
         if width < stream.n_classes and not may_grow:
             raise ValueError(f"model must have at least {stream.n_classes} outputs for this stream, got {width}")
@@ -125,6 +125,8 @@ class Context:
         """A new optimiser for this task, or the old one when asked to keep it; returns which."""
         chosen = next((p for m in self.methods if (p := m.parameters(self)) is not None), None)
         parameters = [p for p in (self.model.parameters() if chosen is None else chosen) if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"model must have at least one trainable parameter in task {self.task_index}")
         if self.optimizer is None or self.reset_optimizer:
             self.optimizer = self.make_optimizer(parameters, lr=self.lr)
             return f"new {type(self.optimizer).__name__}"

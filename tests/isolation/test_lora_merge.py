@@ -18,8 +18,11 @@ SECOND = Factors(E2[None], E2[:, None])
 
 def random_adapters(n: int, r: int = 2, n_out: int = 5, n_in: int = 6, seed: int = 0) -> list[Factors]:
     source = generator(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=source, dtype=torch.float64)  # noqa: E731
-    return [Factors(draw(r, n_in), draw(n_out, r), s=0.5 + i) for i in range(n)]
+    shapes = ((r, n_in), (n_out, r))
+    return [
+        Factors(*(torch.randn(shape, generator=source, dtype=torch.float64) for shape in shapes), s=0.5 + i)
+        for i in range(n)
+    ]
 
 
 def loop(adapters, weights) -> Tensor:
@@ -52,6 +55,8 @@ def test_two_unit_adapters_by_hand():
     assert torch.allclose(root.delta, torch.full((2, 2), 0.5).double(), atol=1e-12)
     assert float(root.delta.norm()) == pytest.approx(1.0)
     assert torch.allclose(root.diagonal, right.delta, atol=1e-12)
+    negative = average_factors([FIRST, SECOND], [4, -9], root=True)
+    assert negative.diagonal.tolist() == [[4.0, 0.0], [0.0, -9.0]]
 
 
 def test_the_same_adapter_in_other_coordinates():
@@ -79,9 +84,7 @@ def test_every_form_against_a_loop(n, r, weights, seed):
         merged = merge_lora(adapters, weights, how, rank)
         assert torch.allclose(merged.B @ merged.A, right, atol=1e-9)
     wrong = average_factors(adapters, weights)
-    slow = sum(
-        w * v * s * B @ A for w, (_, B, s) in zip(weights, adapters) for v, (A, _, _) in zip(weights, adapters)
-    )
+    slow = sum(w * v * s * B @ A for w, (_, B, s) in zip(weights, adapters) for v, (A, _, _) in zip(weights, adapters))
     assert torch.allclose(wrong.delta, slow, atol=1e-12)
     crossed = sum(
         (
@@ -180,7 +183,7 @@ def test_bad_input_is_named():
 def peft_model(adapters, layer: nn.Linear):
     """The same adapters in peft, by name "0", "1", ..."""
     peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["0"], bias="none", lora_dropout=0.0)
+    config = peft.LoraConfig(r=2, lora_alpha=2 * adapters[0].s, target_modules=["0"], bias="none", lora_dropout=0.0)
     model = peft.get_peft_model(nn.Sequential(layer), config, adapter_name="0")
     for i in range(1, len(adapters)):
         model.add_adapter(str(i), config)
@@ -190,10 +193,10 @@ def peft_model(adapters, layer: nn.Linear):
     return model, inside
 
 
-def test_peft_agrees_on_all_three_of_its_ways():
-    adapters = [adapter._replace(s=1.0) for adapter in random_adapters(2, n_out=12, n_in=16)]
+@pytest.mark.parametrize(("weights", "s"), [([0.5, 0.5], 1.0), ([0.7, -0.4], 1.5)])
+def test_peft_agrees_on_all_three_of_its_ways(weights, s):
+    adapters = [adapter._replace(s=s) for adapter in random_adapters(2, n_out=12, n_in=16)]
     model, inside = peft_model(adapters, nn.Linear(16, 12))
-    weights = [0.5, 0.5]
     right = merge_lora(adapters, weights).delta
     ours = {
         "linear": average_factors(adapters, weights, root=True).delta,

@@ -62,6 +62,8 @@ def test_an_unknown_key_changes_nothing():
     for call in (lambda: switch.use(0, 1), lambda: switch.part(1)):
         with pytest.raises(ValueError, match=r"task must be one of \[0, 2\], got 1"):
             call()
+    with pytest.raises(ValueError, match="each task once"):
+        switch.use(0, 0)
     assert switch.active == (2,)
 
 

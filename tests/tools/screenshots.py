@@ -21,6 +21,9 @@ PAGES = {
     "distillation": "distillation?dist_T=2",
     "elastic": "elastic",
     "projection": "projection",
+    "lowrank": "lowrank?lora_r=3",
+    "columns": "columns",
+    "packing": "packing",
 }  # the first page is the root
 README_PICTURES = ROOT / ".github" / "images"
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"

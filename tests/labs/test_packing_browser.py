@@ -1,0 +1,70 @@
+"""The packing page in a real browser: what a person sees, moves and reloads."""
+
+import re
+
+from playwright.sync_api import Page, expect
+
+LONG = 90_000  # ms that a busy machine may need
+
+
+def go(page: Page, url: str, query: str = "") -> None:
+    page.goto(f"{url}/packing?{query}")
+    expect(page.locator(".cllab-player .stage svg").first).to_be_visible(timeout=LONG)
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    expect(page.get_by_text("Show the code")).to_be_visible(timeout=LONG)
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=LONG)
+
+
+def test_the_weights_move_without_a_click_and_come_back_on_reload(open_page, lab_url):
+    page = open_page(reduced_motion="no-preference")
+    go(page, lab_url)
+    player = page.locator(".cllab-player")
+    expect(player).to_have_attribute("data-step", re.compile("^[1-9]"), timeout=LONG)
+    page.reload()
+    expect(player).to_have_attribute("data-step", re.compile("^[1-9]"), timeout=LONG)
+    settled(page)
+    player.focus()
+    page.keyboard.press("End")
+    expect(page.locator(".packing-table tbody tr").nth(1)).to_have_text("task 2393")
+    expect(page.locator(".packing-table tbody tr").nth(2)).to_have_text("task 31101")
+
+
+def test_all_for_the_first_task_is_a_sentence_and_a_link_reproduces_it(open_page, lab_url):
+    first, second = open_page(), open_page()
+    go(first, lab_url, "pack_r1=0.95")
+    first.get_by_role("slider", name="Task 1 keeps r₁").focus()
+    first.keyboard.press("ArrowRight")
+    expect(first).to_have_url(re.compile("pack_r1=1"), timeout=LONG)
+    expect(first.get_by_text("CapacityError: w has no free weight").first).to_be_visible(timeout=LONG)
+    second.goto(first.url)
+    expect(second.get_by_text("CapacityError: w has no free weight").first).to_be_visible(timeout=LONG)
+
+
+def test_a_layer_and_a_frozen_weight_are_drawn(page, lab_url):
+    go(page, lab_url)
+    page.get_by_role("button", name="Frozen by gradient 0").click()
+    canvas = page.locator(".packing-map canvas")
+    expect(canvas).to_have_count(1, timeout=LONG)
+    settled(page)
+    page.locator(".cllab-player").focus()
+    page.keyboard.press("End")
+    expect(page.locator(".packing-table td.violated").nth(1)).to_contain_text(re.compile(r"\d"), timeout=LONG)
+    expect(page.locator(".packing-table tbody tr").nth(1)).to_contain_text("0.986 → 0.903")
+    page.get_by_role("button", name="Three leaks").click()
+    expect(page.locator(".packing-moved")).to_have_count(4, timeout=LONG)
+    settled(page)
+    page.locator(".cllab-player").focus()
+    page.keyboard.press("End")
+    expect(page.locator(".packing-moved").nth(2)).to_have_text("moved −0.4878, put back 0")
+
+
+def test_on_a_phone_the_picture_comes_before_the_settings(open_page, lab_url):
+    page = open_page(viewport={"width": 400, "height": 850}, color_scheme="dark")
+    go(page, lab_url, "pack_view=A+real+layer")
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("node => node.scrollWidth <= node.clientWidth")
+    player, slider = page.locator(".cllab-player"), page.get_by_role("slider", name="Task 1 keeps r₁")
+    assert player.bounding_box()["y"] < slider.bounding_box()["y"]
