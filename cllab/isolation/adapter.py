@@ -27,7 +27,7 @@ from cllab import checks
 from cllab.device import given_generator
 from cllab.isolation.isolating import OnFrozenBase
 from cllab.isolation.selector import TaskSelector
-from cllab.isolation.switch import Switch, linear_layers
+from cllab.isolation.switch import Switch, layer_names, linear_layers
 from cllab.models import MAX_WIDTH
 from cllab.training import Context
 
@@ -88,7 +88,7 @@ class Adapter(OnFrozenBase):
     ):  # fmt: skip
         super().__init__(base, selector)
         self.width = checks.integer("width", width, 1, MAX_WIDTH)
-        self.targets = targets
+        self.targets = layer_names("targets", targets)
 
     def attach(self, ctx: Context) -> None:
         blocks = IN_BLOCKS if hasattr(ctx.model, "blocks") else None

@@ -71,12 +71,14 @@ def kept_bytes(model: nn.Module) -> int:
     return sum(module.bits.nbytes for module in model.modules() if isinstance(module, Bits) and module.real is None)
 
 
-def refuse_path_integrals(user: Method, ctx: Context) -> None:
-    """Methods that follow the path of every parameter cannot follow real numbers that are dropped at a task's end."""
-    if following := [type(method).__name__ for method in ctx.methods if method.needs_task_gradient]:
+def refuse_springs(user: Method, ctx: Context) -> None:
+    """Methods that keep copies of every parameter, or follow its path, cannot do so with numbers that are dropped."""
+    if kept := [
+        type(method).__name__ for method in ctx.methods if method.holds_parameters or method.needs_task_gradient
+    ]:
         raise ValueError(
-            f"methods must not combine {type(user).__name__} with {following[0]}: the real numbers that a task trained "
-            "are dropped when it ends, and nothing else that it uses moves afterwards"
+            f"methods must not combine {type(user).__name__} with {kept[0]}: the real numbers that a task trained are "
+            "dropped when it ends, and nothing else that it uses moves afterwards"
         )
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from cllab import checks
-from cllab.isolation.bits import kept_bytes, refuse_path_integrals
+from cllab.isolation.bits import kept_bytes, refuse_springs
 from cllab.isolation.gated_layers import Gate, Gates, gated_layers
 from cllab.isolation.isolating import Isolating
 from cllab.isolation.selector import TaskSelector
@@ -98,7 +98,7 @@ class HAT(Isolating):
         self.gate_lr = checks.number("gate_lr", gate_lr, 0.0)
 
     def start_run(self, ctx: Context) -> None:
-        refuse_path_integrals(self, ctx)
+        refuse_springs(self, ctx)
         super().start_run(ctx)
 
     def attach(self, ctx: Context) -> None:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from cllab import checks
 from cllab.isolation.isolating import OnFrozenBase
+from cllab.isolation.mergeable import MergeableLinear
 from cllab.isolation.selector import TaskSelector
-from cllab.isolation.switch import Key, Switch, linear_layers
+from cllab.isolation.switch import Key, layer_names, linear_layers
 from cllab.models import MAX_WIDTH
 from cllab.training import Context
 
@@ -41,35 +42,17 @@ class Scale(nn.Module):
         return self.l * x
 
 
-class Scaled(Switch):
-    """A linear layer with the scales of the active task on its outputs, l * (W x + b), or its inputs, W (l * x) + b."""
+class Scaled(MergeableLinear):
+    """A linear layer with the scales of the active task on its outputs, l * (W x + b), or its inputs, W (l * x) + b.
+
+    Merging: see mergeable.py.
+    """
 
     def __init__(self, base: nn.Linear, side: str = "output"):
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.side = checks.choice("side", side, SIDES)
-        self._before: tuple[Tensor, Tensor | None] | None = None
 
-    @property
-    def merged(self) -> bool:
-        """Whether the active scales are in the layer's weights."""
-        return self._before is not None
-
-    def add(self, task: Key, part: Scale) -> None:
-        """The scales of a new task; the others freeze."""
-        self._refuse_merged()
-        super().add(task, part)
-
-    def use(self, *tasks: Key) -> None:
-        """Use the scales of these tasks; while merged, only those that are merged."""
-        if tasks != self.active:
-            self._refuse_merged()
-        super().use(*tasks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., D] -> [..., d]."""
-        if self.merged:
-            return self.base(x)
+    def beside(self, x: Tensor) -> Tensor:
         if self.side == "input":
             # y = W (l * x) + b
             for scale in self.chosen():
@@ -81,37 +64,17 @@ class Scaled(Switch):
             y = scale(y)
         return y
 
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Put the active scales into W and b. ValueError when they are there already, or none is active."""
-        self._refuse_merged()
-        if not self.active:
-            raise ValueError(f"no scales are active to be merged: use one of the tasks {self.tasks} first")
+    def effective(self) -> tuple[Tensor, Tensor | None]:
         W, b = self.base.weight, self.base.bias
-        self._before = W.clone(), None if b is None else b.clone()
         for scale in self.chosen():
             if self.side == "input":
                 # column j of W <- l_j * column j
-                W.mul_(scale.l)
+                W = W * scale.l
                 continue
             # row i of W <- l_i * row i,   b_i <- l_i * b_i
-            W.mul_(scale.l[:, None])
-            if b is not None:
-                b.mul_(scale.l)
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Put W and b back to the last bit (dividing by l would not, nor could it where l is 0)."""
-        if not self.merged:
-            raise ValueError("the scales are not merged")
-        for parameter, before in zip((self.base.weight, self.base.bias), self._before, strict=True):
-            if before is not None:
-                parameter.copy_(before)
-        self._before = None
-
-    def _refuse_merged(self) -> None:
-        if self.merged:
-            raise ValueError(f"the scales of task {', '.join(map(repr, self.active))} are merged: unmerge them first")
+            W = W * scale.l[:, None]
+            b = None if b is None else b * scale.l
+        return W, b
 
 
 def merge_scales(model: nn.Module, task: Key) -> None:
@@ -120,7 +83,7 @@ def merge_scales(model: nn.Module, task: Key) -> None:
     if not scaled:
         raise ValueError("model must have scaled layers, it has none")
     for layer in scaled:
-        layer._refuse_merged()
+        layer.refuse_when_merged("merged")
         layer.part(task)
     for layer in scaled:
         layer.use(task)
@@ -149,7 +112,7 @@ class IA3(OnFrozenBase):
         selector: TaskSelector | None = None,
     ):  # fmt: skip
         super().__init__(base, selector)
-        self.outputs, self.inputs = outputs, inputs
+        self.outputs, self.inputs = layer_names("outputs", outputs), layer_names("inputs", inputs)
 
     def attach(self, ctx: Context) -> None:
         layers = self._layers(ctx.model)
@@ -171,8 +134,8 @@ class IA3(OnFrozenBase):
                 return {name: (layer, "output") for name, layer in linear_layers(model).items()}
             outputs, inputs = ("attention.k", "attention.v"), ("down",)
         found = {}
-        for side, targets in zip(SIDES, (outputs or (), inputs or ()), strict=True):
-            for name, layer in linear_layers(model, targets).items():
+        for side, targets in zip(SIDES, (outputs, inputs), strict=True):
+            for name, layer in (linear_layers(model, targets) if targets else {}).items():
                 if name in found:
                     raise ValueError(f"outputs and inputs must not both name a layer, {name} is in both")
                 found[name] = (layer, side)

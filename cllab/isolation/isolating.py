@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cllab import checks
 from cllab.isolation.heads import MultiHead
 from cllab.isolation.selector import TaskSelector, routing_report
-from cllab.isolation.switch import NORMS, freeze, hold_statistics, set_module, switches, using
+from cllab.isolation.switch import freeze, hold_statistics, release_statistics, set_module, switches, using
 from cllab.training import Context, Method, Phase
 
 
@@ -33,17 +33,31 @@ class Isolating(Method):
             raise TypeError(f"selector must be a TaskSelector or None, got {type(selector).__name__}")
         self.selector = selector
         self.model: nn.Module | None = None
+        self.newest, self.n_tasks, self.own_heads = -1, 0, False
         self._replaced: list[tuple[str, nn.Module]] = []
         self._froze: list[nn.Parameter] = []
         self._held: list[nn.Module] = []
+
+    def __repr__(self) -> str:
+        settings = super().__repr__()[:-1]
+        if self.selector is not None:
+            settings += f"{'' if settings.endswith('(') else ', '}selector={self.selector!r}"
+        return f"{settings})"
 
     def start_run(self, ctx: Context) -> None:
         self._check_run(ctx)
         self._undo(ctx.model)
         if switches(ctx.model):
-            raise ValueError("model has parts of an earlier run; give a fresh model, or the method that added them")
+            raise ValueError(
+                "model has parts of an earlier run, or columns; give a fresh model, or the method that added them"
+            )
         if not isinstance(getattr(ctx.model, "head", None), nn.Linear):
             raise TypeError(f"model must have a linear layer `head`, {type(ctx.model).__name__} has not")
+        if ctx.model.head.out_features < ctx.stream.n_classes:
+            raise ValueError(
+                f"model must have at least {ctx.stream.n_classes} outputs for this stream, got "
+                f"{ctx.model.head.out_features}"
+            )
         if self.selector is not None:
             self.selector.forget()
         self.model, self.newest = ctx.model, -1
@@ -78,10 +92,14 @@ class Isolating(Method):
             return model(x)
 
     def predict(self, model: nn.Module, x: Tensor, allowed: Tensor, task_id: int | None) -> Tensor | None:
+        if self.n_tasks == 0:
+            raise ValueError(f"{type(self).__name__} must have been in a run before it can answer")
         if task_id is not None:
-            return self.answer(model, x, checks.integer("task_id", task_id, 0))
+            return self.answer(model, x, checks.integer("task_id", task_id, 0, self.n_tasks - 1))
         if not self.own_heads:
             return None
+        if self.selector is None:
+            raise ValueError("task_id must be given: there is a part for each task and no selector to choose one")
         if not self.selector.tasks:
             return self.answer(model, x, max(self.newest, 0))
         return self.answer_by_row(model, x, self.selector.choose(x, model))
@@ -116,13 +134,12 @@ class Isolating(Method):
     def freeze(self, parameters: list[nn.Parameter], modules: list[nn.Module] = ()) -> None:
         """Freeze until the next run on this model: parameters, and running statistics of norm layers in `modules`."""
         self._froze += [parameter for parameter in parameters if parameter.requires_grad]
-        self._held += [module for module in modules if isinstance(module, NORMS) and module.training]
         freeze(parameters)
-        hold_statistics(modules)
+        self._held += hold_statistics(modules)
 
     def _check_run(self, ctx: Context) -> None:
         """Whether tasks can be told apart in this run (then `own_heads`), and what must not stand beside it."""
-        scenario = ctx.stream.scenario
+        scenario, self.n_tasks = ctx.stream.scenario, len(ctx.stream)
         self.own_heads = scenario == "task" or self.selector is not None
         if self.needs_task and not self.own_heads:
             raise ValueError(
@@ -130,7 +147,8 @@ class Isolating(Method):
                 'tell: use scenario="task", or give it a selector=TaskSelector(...)'
             )
         for method in ctx.methods:
-            if self.own_heads and type(method).replay is not Method.replay:
+            replays = type(method).replay is not Method.replay or type(method).task_loss is not Method.task_loss
+            if self.own_heads and replays:
                 raise ValueError(
                     f"methods must not combine {type(self).__name__} with {type(method).__name__}: replayed rows of "
                     "earlier tasks would train the newest task's part"
@@ -151,8 +169,7 @@ class Isolating(Method):
                 set_module(model, name, original)
             for parameter in self._froze:
                 parameter.requires_grad_(True)
-            for module in self._held:
-                module.train()
+            release_statistics(self._held)
         self._replaced, self._froze, self._held = [], [], []
 
 

@@ -17,7 +17,7 @@ from cllab.device import given_generator
 from cllab.isolation.isolating import OnFrozenBase
 from cllab.isolation.lora_layer import LoRALinear, LowRank, check_dropout, lora_layers
 from cllab.isolation.selector import TaskSelector
-from cllab.isolation.switch import Key, freeze, linear_layers, set_module, using
+from cllab.isolation.switch import Key, freeze, layer_names, linear_layers, set_module, using
 from cllab.training import Context
 
 SHARED = "shared"
@@ -41,10 +41,12 @@ def add_lora(
     adapter's input. generator: draws A (default seed 0).
 
     Afterwards only the new adapter is trainable: a head that is to learn with it needs
-    `model.head.requires_grad_(True)`. Norm layers with running statistics are in eval mode; `model.train()` would set
-    them moving again. Raises ValueError, and changes nothing, for a rank too large, a key that is taken, names that
-    find nothing, and merged layers; also for dropout on the out_proj of torch's MultiheadAttention.
+    `model.head.requires_grad_(True)`. Norm layers with running statistics stay in eval mode. Raises ValueError, and
+    changes nothing, for a rank too large, a key that is taken, names that find nothing, and merged layers; also for
+    dropout on the out_proj of torch's MultiheadAttention.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     source = given_generator(generator, "LoRA")
     layers = _targeted(model, targets)
     check_layers(model, layers, r, dropout)
@@ -190,9 +192,8 @@ def _targeted(model: nn.Module, targets: Sequence[str] | None) -> dict[str, nn.M
     return found
 
 
-def _names(targets: Sequence[str]) -> list[str]:
-    if isinstance(targets, str) or not isinstance(targets, Sequence) or not all(isinstance(t, str) for t in targets):
-        raise TypeError(f"targets must be a list of names of layers, or None, got {targets!r}")
-    if not targets:
+def _names(targets: Sequence[str]) -> tuple[str, ...]:
+    names = layer_names("targets", targets)
+    if not names:
         raise ValueError("targets must name at least one layer, got an empty list")
-    return list(targets)
+    return names

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from cllab import checks
 from cllab.isolation.lora_merge import Factors, check_factors
-from cllab.isolation.switch import Key, Switch
+from cllab.isolation.mergeable import MergeableLinear
+from cllab.isolation.switch import Key
 
 
 class LowRank(nn.Module):
@@ -66,54 +67,22 @@ class LowRank(nn.Module):
         return f"r={len(self.A)}, s={self.s:g}"
 
 
-class LoRALinear(Switch):
+class LoRALinear(MergeableLinear):
     """A linear layer with an adapter per task: x [..., in] -> base(x) plus the branch of every active adapter.
 
-    base: the layer, which `add_lora` and `LoRA` freeze.
-
-    Merged, the layer answers with one matrix, at the price of its base alone. That matrix is a copy: the base's own
-    weight stays as it is, also where another layer shares it, and `unmerge` is exact. A state_dict never holds the
-    copy, and loading one unmerges.
+    base: the layer, which `add_lora` and `LoRA` freeze. Merging: see mergeable.py.
     """
 
-    merged_weight: Tensor | None
-
-    def __init__(self, base: nn.Linear):
-        if not isinstance(base, nn.Linear):
-            raise TypeError(f"base must be a torch.nn.Linear, got {type(base).__name__}")
-        super().__init__()
-        self.base = base
-        self.register_buffer("merged_weight", None, persistent=False)
-        self.merged_tasks: tuple[Key, ...] = ()
-        self.train(base.training)
-
-    @property
-    def merged(self) -> bool:
-        """Whether the layer answers with the merged weight."""
-        return self.merged_weight is not None
-
-    @property
-    def weight(self) -> Tensor:
-        """W plus the active changes, [out, in]: also for modules that read a layer's weight and never call it."""
-        if self.merged:
-            return self.merged_weight
+    def effective(self) -> tuple[Tensor, Tensor | None]:
         # W + sum_t s_t B_t A_t
-        return sum((part.delta() for part in self.chosen()), start=self.base.weight)
+        return sum((part.delta() for part in self.chosen()), start=self.base.weight), self.base.bias
 
-    @property
-    def bias(self) -> Tensor | None:
-        """The base's, [out]."""
-        return self.base.bias
-
-    @property
-    def in_features(self) -> int:
-        """Width of the input."""
-        return self.base.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Width of the output."""
-        return self.base.out_features
+    def beside(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        for part in self.chosen():
+            # y = x W^T + s (x A^T) B^T
+            y = y + part(x)
+        return y
 
     def delta(self, task: Key) -> Tensor:
         """The change of the weight that the task's adapter makes, s B A [out, in]."""
@@ -121,7 +90,7 @@ class LoRALinear(Switch):
 
     def add(self, task: Key, part: LowRank) -> None:
         """Register an adapter; see Switch. Raises ValueError while merged, and when it does not fit the base."""
-        self._refuse_when_merged("added")
+        self.refuse_when_merged("added")
         if not isinstance(part, LowRank):
             raise TypeError(f"part must be a LowRank, got {type(part).__name__}")
         given, own = (len(part.B), part.A.shape[1]), (self.out_features, self.in_features)
@@ -133,51 +102,15 @@ class LoRALinear(Switch):
                 f"part must be {weight.dtype} on {weight.device} like the base, got {part.A.dtype} on {part.A.device}"
             )
         super().add(task, part)
-        part.train(self.training)
 
-    def use(self, *tasks: Key) -> None:
-        """Let these adapters take part; see Switch. Raises ValueError while others are merged."""
-        if tasks != self.merged_tasks:
-            self._refuse_when_merged("used")
-        super().use(*tasks)
-
-    @torch.no_grad()
     def merge(self) -> None:
-        """W + s B A of the active adapters in one matrix.
+        """W + s B A of the active adapters in one matrix, see `MergeableLinear`; not in training with dropout.
 
-        Raises ValueError when merged already, when no adapter is active, and in training with dropout: the branch is
-        not a matrix then.
+        The branch is no matrix then: ValueError.
         """
-        self._refuse_when_merged("merged")
-        if not self.active:
-            raise ValueError(f"an adapter must be in use before it can be merged, the layer has {self.tasks}")
         if self.training and any(part.dropout.p > 0 for part in self.chosen()):
             raise ValueError("adapters with dropout must be merged in eval mode: call model.eval() first")
-        self.merged_weight = checks.floats("the merged weight", self.weight.detach())
-        self.merged_tasks = self.active
-
-    def unmerge(self) -> None:
-        """Back to the base and its branches, exactly. Raises ValueError when not merged."""
-        if not self.merged:
-            raise ValueError("the layer must be merged before it can be unmerged")
-        self.merged_weight, self.merged_tasks = None, ()
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.merged:
-            return F.linear(x, self.merged_weight, self.bias)
-        y = self.base(x)
-        for part in self.chosen():
-            # y = x W^T + s (x A^T) B^T
-            y = y + part(x)
-        return y
-
-    def _load_from_state_dict(self, *arguments) -> None:
-        self.merged_weight, self.merged_tasks = None, ()
-        super()._load_from_state_dict(*arguments)
-
-    def _refuse_when_merged(self, what: str) -> None:
-        if self.merged:
-            raise ValueError(f"no adapter can be {what} while {list(self.merged_tasks)} are merged: unmerge first")
+        super().merge()
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

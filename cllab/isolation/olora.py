@@ -32,6 +32,8 @@ def overlap(A_past: Tensor, A_new: Tensor) -> Tensor:
         checks.floats(name, value, ndim=2)
     if A_past.shape[1] != A_new.shape[1]:
         raise ValueError(f"A_new must have rows of length {A_past.shape[1]} like A_past, got {tuple(A_new.shape)}")
+    if A_past.dtype != A_new.dtype:
+        raise TypeError(f"A_new must be {A_past.dtype} like A_past, got {A_new.dtype}")
     return _overlap(A_past, A_new)
 
 

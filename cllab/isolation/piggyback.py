@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cllab import checks
-from cllab.isolation.bits import Bits, kept_bytes, refuse_path_integrals
+from cllab.isolation.bits import Bits, kept_bytes, refuse_springs
 from cllab.isolation.isolating import OnFrozenBase
 from cllab.isolation.selector import TaskSelector
 from cllab.isolation.switch import Key, Switch, switches
@@ -126,7 +126,7 @@ class Piggyback(OnFrozenBase):
             )
 
     def start_run(self, ctx: Context) -> None:
-        refuse_path_integrals(self, ctx)
+        refuse_springs(self, ctx)
         super().start_run(ctx)
 
     def attach(self, ctx: Context) -> None:

@@ -132,6 +132,8 @@ class ProgressiveNet(nn.Module):
         alone.
         """
         k = self._number(task)
+        if x[:1].numel() != self.sizes[0]:
+            raise ValueError(f"x must have rows of {self.sizes[0]} features, got shape {tuple(x.shape)}")
         columns = [*self.columns.parts][k if self.laterals == "none" else 0 : k + 1]
         h = [[x.flatten(1)] * len(columns)]
         for i in range(len(self.sizes) - 2):
@@ -179,6 +181,9 @@ class Progressive(Isolating):
         if not isinstance(net, ProgressiveNet):
             raise TypeError(f"model must be a ProgressiveNet for Progressive, got {type(net).__name__}")
         self._check_run(ctx)
+        outputs, needed = net.sizes[-1], ctx.stream.n_classes
+        if outputs < needed:
+            raise ValueError(f"model must have at least {needed} outputs for this stream, got {outputs}")
         known = net.tasks[: self.given] if net is self.model else net.tasks
         if any(task in range(len(ctx.stream)) for task in known) and known != [0]:
             raise ValueError(

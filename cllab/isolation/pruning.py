@@ -37,7 +37,8 @@ class Pruned(NamedTuple):
 def kept_count(n: int, keep: float) -> int:
     """How many of n > 0 candidates stay: keep * n, halves rounded up, at least one."""
     # k = max(1, floor(r n + 1/2))
-    return max(1, math.floor(_share("keep", keep) * checks.integer("n", n, 1) + 0.5))
+    # (rounded to 9 places first: in floating point 0.7 * 45 is 31.499999999999996)
+    return max(1, math.floor(round(_share("keep", keep) * checks.integer("n", n, 1), 9) + 0.5))
 
 
 def prune(w: Tensor, owner: Tensor, task: int, keep: float) -> Pruned:
@@ -49,7 +50,7 @@ def prune(w: Tensor, owner: Tensor, task: int, keep: float) -> Pruned:
     """
     checks.floats("w", w)
     _owner_map(owner, w.shape)
-    checks.integer("task", task, 1)
+    checks.integer("task", task, 1, torch.iinfo(owner.dtype).max)
     _share("keep", keep)
     if task <= int(owner.max()):
         raise ValueError(

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cllab import checks
+from cllab.device import given_generator
 from cllab.isolation.switch import using
 from cllab.training import evaluating
 
@@ -90,7 +91,7 @@ class TaskSelector:
         checks.labels("y", y, n=len(checks.floats("x", x)))
         phi = self._phi(x, model)
         if self.kind == "router":
-            self._train(phi, checks.generator("generator", generator))
+            self._train(phi, given_generator(generator, "TaskSelector"))
         elif self.kind == "centroid":
             # mu_{t,c} = mean of phi over the rows of class c
             self.mu.append(torch.stack([phi[y == c].mean(dim=0) for c in y.unique()]))
@@ -136,7 +137,14 @@ class TaskSelector:
 
     @torch.no_grad()
     def _phi(self, x: Tensor, model: nn.Module | None) -> Tensor:
-        """phi(x) [N, H]."""
+        """phi(x) [N, H]; ValueError when H is not what the selector has learned from."""
+        phi = self._raw(x, model)
+        known = next((kept.shape[1] for kept in (*self.mu, *self.kept)), phi.shape[1])
+        if phi.shape[1] != known:
+            raise ValueError(f"x must give {known} features like the rows learned before, got {phi.shape[1]}")
+        return phi
+
+    def _raw(self, x: Tensor, model: nn.Module | None) -> Tensor:
         if self.features == "input":
             return x.flatten(1)
         if not callable(getattr(model, "features", None)):

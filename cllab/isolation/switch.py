@@ -81,7 +81,8 @@ def using(model: nn.Module, *tasks: Key) -> Iterator[nn.Module]:
 def freeze(frozen: nn.Module | Iterable[nn.Parameter]) -> None:
     """Nothing moves these parameters any more, nor the running statistics of normalisation layers among the modules.
 
-    Without a gradient (None, not zero) an optimiser passes a parameter over, weight decay and momentum included.
+    Without a gradient (None, not zero) an optimiser passes a parameter over, weight decay and momentum included. The
+    layers stay in eval mode whatever model.train() says, until `release_statistics`.
     """
     if isinstance(frozen, nn.Module):
         hold_statistics(frozen.modules())
@@ -91,11 +92,37 @@ def freeze(frozen: nn.Module | Iterable[nn.Parameter]) -> None:
         parameter.grad = None
 
 
-def hold_statistics(modules: Iterable[nn.Module]) -> None:
-    """Put the layers among `modules` that keep running statistics into eval mode."""
+def hold_statistics(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Keep layers that have running statistics in eval mode; returns those of `modules` that were not held yet."""
+    held = []
     for module in modules:
-        if isinstance(module, NORMS) and module.track_running_stats:
-            module.eval()
+        is_free = _stay_in_eval_mode not in module._forward_pre_hooks.values()
+        if isinstance(module, NORMS) and module.track_running_stats and is_free:
+            module.eval().register_forward_pre_hook(_stay_in_eval_mode)
+            held.append(module)
+    return held
+
+
+def release_statistics(modules: Iterable[nn.Module]) -> None:
+    """Let layers that `hold_statistics` held learn their statistics again, in the mode that they are put into next."""
+    for module in modules:
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if hook is _stay_in_eval_mode:
+                del module._forward_pre_hooks[number]
+
+
+def _stay_in_eval_mode(module: nn.Module, inputs: tuple) -> None:
+    """model.train() reaches every layer: what is frozen goes back before it is used."""
+    module.eval()
+
+
+def layer_names(name: str, value) -> tuple[str, ...] | None:
+    """`value` as a tuple of names of layers; None stays None, for a default."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
+        raise TypeError(f"{name} must be a list of names of layers, or None, got {value!r}")
+    return tuple(value)
 
 
 def linear_layers(model: nn.Module, targets: Sequence[str] | None = None) -> dict[str, nn.Linear]:
@@ -104,8 +131,9 @@ def linear_layers(model: nn.Module, targets: Sequence[str] | None = None) -> dic
     targets: names, or ends of names: "q" finds blocks.0.attention.q. None: all but the head and what is inside a
     Switch already. Raises ValueError when a target finds no linear layer, or when the model has none.
     """
-    if isinstance(targets, str) or not (targets is None or all(isinstance(target, str) for target in targets)):
-        raise TypeError(f"targets must be a list of names of layers, or None, got {targets!r}")
+    targets = layer_names("targets", targets)
+    if targets == ():
+        raise ValueError("targets must name at least one layer, got an empty list")
     taken = {id(inner) for switch in switches(model) for inner in switch.modules()}
     linear = {
         name: module

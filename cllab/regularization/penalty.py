@@ -75,6 +75,7 @@ class Springs(Method):
     strength: what multiplies the penalty above; 0 is plain fine-tuning, bit for bit.
     """
 
+    holds_parameters = True
     strength: float
 
     def start_run(self, ctx: Context) -> None:

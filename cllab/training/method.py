@@ -24,6 +24,9 @@ class Method:
     needs_task_gradient = False
     """True: from `gradients` on, ctx.task_gradient holds the gradient of the task loss alone, by name."""
 
+    holds_parameters = False
+    """True: keeps copies of parameters under their names from task to task (springs)."""
+
     generator: torch.Generator
 
     def __repr__(self) -> str:

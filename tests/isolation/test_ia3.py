@@ -67,7 +67,7 @@ def test_merged_is_unmerged(side, bias):
     scaled.merge()
     assert scaled.merged and torch.allclose(scaled(x), before, atol=1e-12)
     expected = weights * (torch.tensor([[2.0], [-1.0]]) if side == "output" else torch.tensor([[2.0, 0.0, -1.0]]))
-    assert torch.equal(scaled.base.weight, expected)
+    assert torch.equal(scaled.weight, expected) and torch.equal(scaled.base.weight, weights)
     scaled.unmerge()
     assert not scaled.merged and torch.equal(scaled.base.weight, weights) and torch.equal(scaled(x), before)
 
@@ -81,18 +81,18 @@ def test_merging_into_the_weight_alone_is_wrong():
 
 def test_merging_twice_and_changing_what_is_merged_raise():
     scaled = layer()
-    with pytest.raises(ValueError, match="not merged"):
+    with pytest.raises(ValueError, match="must be merged before"):
         scaled.unmerge()
     scaled.merge()
-    weights = scaled.base.weight.clone()
+    weights = scaled.weight.clone()
     for call in (scaled.merge, scaled.use, lambda: scaled.add(1, Scale(2))):
-        with pytest.raises(ValueError, match="task 0 are merged: unmerge them first"):
+        with pytest.raises(ValueError, match=r"\[0\] are merged: unmerge first"):
             call()
     scaled.use(0)
-    assert torch.equal(scaled.base.weight, weights) and scaled.tasks == [0]
+    assert torch.equal(scaled.weight, weights) and scaled.tasks == [0]
     scaled.unmerge()
     scaled.use()
-    with pytest.raises(ValueError, match="no scales are active"):
+    with pytest.raises(ValueError, match="a part must be in use"):
         scaled.merge()
 
 
@@ -143,6 +143,37 @@ def test_a_whole_model_merges_and_answers_that_task_only():
         merge_scales(MLP(4, [3], 2), 0)
 
 
+class Tied(nn.Module):
+    """Two layers that share one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.c.weight = self.a.weight
+
+    def forward(self, x):
+        return self.head(torch.relu(self.c(torch.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize("make", [Tied, lambda: Transformer(8, 8, 8, 2, 2, 10)])
+def test_merging_leaves_the_base_alone_also_where_a_weight_is_shared(make):
+    model, method = make(), IA3(base="given")
+    run(model, STREAM, [method], lr=0.05, batch_size=32)
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad(), using(model, 1):
+        answer = model(X)
+    merge_scales(model, 1)
+    assert torch.allclose(method.answer(model, X, 1), answer, atol=1e-5)
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    model.load_state_dict(kept)  # what is merged belongs to the weights that were there
+    with torch.no_grad(), using(model, 1):
+        assert torch.equal(model(X), answer)
+    merge_scales(model, 1)
+    run(model, STREAM, [method], lr=0.05, batch_size=32)  # a new run starts from the base, not from a merged one
+    bases = {name: value for name, value in model.state_dict().items() if name.endswith("base.weight")}
+    assert bases and all(torch.equal(value, kept[name]) for name, value in bases.items())
+
+
 def test_peft_scales_the_same():
     import peft
 
@@ -165,8 +196,9 @@ def test_peft_scales_the_same():
         merged = theirs.merge_and_unload()
         merge_scales(ours, 1)
         for name in ("blocks.0.attention.k", "blocks.1.attention.v", "blocks.1.down"):
-            for a, b in zip(merged.get_submodule(name).parameters(), ours.get_submodule(name).base.parameters()):
-                assert torch.allclose(a, b, atol=1e-12)
+            theirs, scaled = merged.get_submodule(name), ours.get_submodule(name)
+            assert torch.allclose(theirs.weight, scaled.weight, atol=1e-12)
+            assert torch.allclose(theirs.bias, scaled.bias, atol=1e-12)
 
 
 def test_in_other_networks_and_at_chosen_layers():
@@ -185,7 +217,7 @@ def test_in_other_networks_and_at_chosen_layers():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"outputs": ["q"]}, ValueError, r"there is none for \['q'\]"), ({"inputs": "0"}, TypeError, "targets"),
+        ({"outputs": ["q"]}, ValueError, r"there is none for \['q'\]"), ({"inputs": "0"}, TypeError, "inputs must be a list"),
         ({"outputs": ["0"], "inputs": ["trunk.0"]}, ValueError, "trunk.0 is in both"),
         ({"outputs": []}, ValueError, "at least one layer"),
     ],

@@ -24,7 +24,7 @@ from cllab.isolation import (
 )
 from cllab.models import MLP, Transformer
 from cllab.regularization import EWC, MAS, SI, RWalk
-from cllab.replay import ExperienceReplay
+from cllab.replay import ExperienceReplay, GDumb, LatentReplay
 from cllab.streams import digits, split
 from cllab.training import TaskEnded, fit, run
 
@@ -138,15 +138,54 @@ def test_without_the_tasks_number_a_selector_is_asked_for(name):
     stream = split(digits().take(100), 5, scenario="class")
     with pytest.raises(ValueError, match="selector"):
         run(make_model(), stream, [make_method()])
-    with pytest.raises(ValueError, match="task_id must be at least 0"):
-        method = make_method()
-        run(make_model(), STREAM, [method], batch_size=64)
-        method.predict(method.model, STREAM[0].x_test, STREAM.allowed(0, 0), -1)
 
 
-def test_replay_does_not_go_with_parts():
-    with pytest.raises(ValueError, match="must not combine PackNet with ExperienceReplay"):
-        run(mlp(), STREAM, [PackNet(), ExperienceReplay(10)])
+@pytest.mark.parametrize("replay", [ExperienceReplay(10), LatentReplay(10), GDumb(10)])
+def test_replay_does_not_go_with_parts(replay):
+    with pytest.raises(ValueError, match=f"must not combine PackNet with {type(replay).__name__}"):
+        run(mlp(), STREAM, [PackNet(), replay])
+
+
+@pytest.mark.parametrize("method", [Piggyback, HAT])
+@pytest.mark.parametrize("springs", [EWC(1.0), MAS(1.0), SI(1.0)])
+def test_springs_cannot_hold_numbers_that_are_dropped(method, springs):
+    for methods in ([method(), springs], [springs, method()]):
+        with pytest.raises(ValueError, match=f"must not combine {method.__name__} with {type(springs).__name__}"):
+            run(mlp(), STREAM, methods)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_tasks_outside_the_run_are_named(name):
+    make_model, make_method = EXACT[name]
+    model, method = make_model(), make_method()
+    x, allowed = STREAM[0].x_test, STREAM.allowed(0, 0)
+    with pytest.raises(ValueError, match="must have been in a run before"):
+        method.predict(model, x, allowed, 0)
+    run(model, STREAM, [method], batch_size=64)
+    for task in (-1, 3):
+        with pytest.raises(ValueError, match="task_id must be between 0 and 2"):
+            method.predict(model, x, allowed, task)
+    with pytest.raises(ValueError, match="task_id must be given"):
+        method.predict(model, x, allowed, None)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_too_few_outputs_are_refused_before_anything_changes(name):
+    make_model, make_method = EXACT[name]
+    stream = split(digits().take(100), 5, scenario="task")
+    narrow = {
+        mlp: lambda: MLP(64, [12, 10], 7), transformer: lambda: Transformer(8, 8, 8, 1, 2, 7)
+    }.get(make_model, lambda: ProgressiveNet(64, [8, 8], 7))()  # fmt: skip
+    before = list(narrow.state_dict())
+    with pytest.raises(ValueError, match="at least 10 outputs"):
+        run(narrow, stream, [make_method()])
+    assert list(narrow.state_dict()) == before
+
+
+def test_a_selector_is_part_of_what_a_method_is_called():
+    assert repr(TaskHeads()) == "TaskHeads(selector=None)" and repr(LoRA(2)).startswith("LoRA(r=2, ")
+    assert repr(TaskHeads(TaskSelector(keep=3))).startswith("TaskHeads(selector=TaskSelector('centroid'")
+    assert "selector=TaskSelector('router'" in repr(LoRA(2, selector=TaskSelector("router")))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +221,7 @@ def test_running_statistics_of_a_frozen_base_stay():
     for event in fit(model, STREAM, [method], batch_size=16):
         if isinstance(event, TaskEnded):
             means.append(model.trunk[2].running_mean.clone())
+        model.train()  # as one does after a look at the model in eval mode: what is frozen stays frozen
     assert torch.equal(means[0], means[-1]) and bool(means[0].abs().sum() > 0)
     run(model, STREAM, [method], batch_size=16)  # and a second run lets them move again
     assert not torch.equal(means[-1], model.trunk[2].running_mean)

@@ -81,7 +81,14 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="kind must be one of"):
         TaskSelector("nearest")
     with pytest.raises(TypeError, match="generator must be"):
-        TaskSelector("router").learn(0, X, Y)
+        TaskSelector("router").learn(0, X, Y, generator=3)
+    for kind in ("centroid", "router"):
+        wide = TaskSelector(kind)
+        wide.learn(0, X, Y)
+        for call in (lambda wide=wide: wide.learn(1, X[:, :1], Y), lambda wide=wide: wide.choose(X[:, :1])):
+            with pytest.raises(ValueError, match="x must give 2 features"):
+                call()
+        assert wide.tasks == [0] and wide.choose(X).tolist() == [0] * 4
     assert selector.tasks == [0]
 
 
