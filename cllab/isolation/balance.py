@@ -61,6 +61,8 @@ def balance_loss(kind: str, logits: Tensor, routing: Routing, smooth_load: Tenso
     if kind == "shazeer":
         if smooth_load is None or smooth_load.shape != importance.shape:
             raise ValueError('smooth_load must be a tensor [E] for "shazeer": its layer needs noise, and training mode')
+        if checks.floats("smooth_load", smooth_load).min() < 0 or smooth_load.sum() == 0:
+            raise ValueError(f"smooth_load must be at least 0 and not all 0, got {smooth_load.tolist()}")
         # gates[e] = sum of weight[n, s] over the assignments to e
         gates = torch.zeros_like(importance).index_add(0, routing.expert.flatten(), routing.weight.flatten())
         return squared_variation(gates) + squared_variation(smooth_load)
@@ -95,6 +97,13 @@ class LoadBalance(Method):
     def start_run(self, ctx: Context) -> None:
         if not moe_layers(ctx.model):
             raise ValueError(f"model must contain an MoE layer, got {type(ctx.model).__name__} without one")
+        for layer in moe_layers(ctx.model):
+            if layer.choice == "expert":
+                raise ValueError(
+                    "model must have MoE layers whose tokens choose: experts that choose are balanced already"
+                )
+            if self.kind == "shazeer" and layer.noise is None:
+                raise ValueError('model must have MoE layers with noise=True for kind="shazeer"')
 
     def losses(self, ctx: Context, batch: Batch, outputs: Tensor) -> dict[str, Tensor]:
         layers = moe_layers(ctx.model)

@@ -68,6 +68,8 @@ def mixture_weights(
 def mixed_log_likelihood(log_likelihood: Tensor, weights: Tensor) -> Tensor:
     """ln p(x_t | x_<t) [T] of the mixture, from the experts' own [T, D] and their weights [T, D]."""
     checks.alike(log_likelihood=log_likelihood, weights=weights)
+    if bool((weights < 0).any()) or not torch.allclose(weights.sum(dim=-1), weights.new_ones(()), atol=1e-4):
+        raise ValueError("weights must be at least 0 and sum to 1 in every row")
     # ln sum_d w_d p_d
     return (log_likelihood + weights.log()).logsumexp(dim=1)
 

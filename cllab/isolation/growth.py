@@ -7,7 +7,7 @@ ones, frozen or not. What the layer answers right after growing depends on how t
     random    fresh                                     no
     copy      copy of an expert and of its row          only for k = 1, renormalised (the tie goes to the old one)
     split     copy, ln(copies) taken from all of them   only where all experts are used (k = E before, all E' after)
-    silent    copy, with a bias of -1e9                 always; but the new expert gets no token until `wake`
+    silent    copy, with a bias of SILENT               always; but the new expert gets no token until `wake`
 
 Why split: exp(s - ln 2) + exp(s - ln 2) = exp(s), so that two copies share the mass that one had. With top-k the two
 can fill two places. Duplicating a hidden unit and halving its outgoing weights (`widened`) is exact in every network.
@@ -25,11 +25,11 @@ from torch.nn.utils import skip_init
 from cllab import checks
 from cllab.isolation.experts import Experts
 from cllab.isolation.moe import MoE
+from cllab.isolation.routing import SILENT
 from cllab.isolation.switch import freeze
 from cllab.models import MAX_WIDTH, linear
 
 INITS = ("random", "copy", "split", "silent")
-SILENT = -1e9
 
 
 class Staged(nn.Module):
@@ -78,9 +78,9 @@ def grow(
 ) -> None:  # fmt: skip
     """Give the layer n_new >= 1 more experts with their router rows, as a stage of their own.
 
-    init: see above. source: for copies, the index of the expert that each new one is copied from; default the first
-    n_new. noise: standard deviation, relative to the copied weights' own, of what is added to new experts and rows,
-    so that they differ from their sources; any noise makes every init but "silent" inexact.
+    init: see above. source: for copies, the index of the expert that each new one is copied from; default one
+    after the other. noise: standard deviation, relative to the copied weights' own, of what is added to new experts
+    and rows, so that they differ from their sources; any noise makes every init but "silent" inexact.
     Nothing is frozen here, see `freeze_old`. Raises ValueError before anything has changed.
     """
     if not isinstance(moe, MoE):
@@ -90,7 +90,9 @@ def grow(
     checks.choice("init", init, INITS)
     checks.number("noise", noise, 0.0)
     checks.generator("generator", generator)
-    source = list(range(n_new)) if source is None else list(source)
+    if source is not None and not isinstance(source, Sequence):
+        raise TypeError(f"source must be a list of experts or None, got {source!r}")
+    source = [i % old for i in range(n_new)] if source is None else list(source)
     if init != "random":
         if len(source) != n_new:
             raise ValueError(f"source must name an expert for each of the {n_new} new ones, got {source}")
@@ -118,6 +120,7 @@ def grow(
 
 def freeze_old(moe: MoE) -> list[nn.Parameter]:
     """Freeze every stage but the newest: old experts and old router rows. Returns the parameters that it froze."""
+    _check_grown(moe)
     old = [stage for part in (moe.router, moe.experts, moe.noise) if part is not None for stage in stages(part)[:-1]]
     parameters = [p for stage in old for p in stage.parameters() if p.requires_grad]
     freeze(parameters)
@@ -126,25 +129,34 @@ def freeze_old(moe: MoE) -> list[nn.Parameter]:
 
 @torch.no_grad()
 def wake(moe: MoE) -> None:
-    """Give rows of the newest stage that are silent the mean bias of the older rows: from now on they compete."""
+    """Let silent rows of the newest stage compete: they get the mean bias of the older rows that are awake."""
+    _check_grown(moe)
     *old, newest = stages(moe.router)
-    silent = newest.bias <= SILENT / 2
-    newest.bias[silent] = torch.cat([stage.bias for stage in old]).mean()
+    known = torch.cat([stage.bias for stage in old])
+    newest.bias[newest.bias <= SILENT / 2] = known[known > SILENT / 2].mean()
 
 
 def widened(inner: nn.Linear, outer: nn.Linear, unit: int) -> tuple[nn.Linear, nn.Linear]:
     """Net2Wider: copies of both layers with hidden unit `unit` twice and its outgoing weights halved; same function."""
+    for name, layer in (("inner", inner), ("outer", outer)):
+        if not isinstance(layer, nn.Linear):
+            raise TypeError(f"{name} must be a torch.nn.Linear, got {type(layer).__name__}")
+    if outer.in_features != inner.out_features:
+        raise ValueError(f"outer must read the {inner.out_features} units of inner, got {outer.in_features} inputs")
     checks.integer("unit", unit, 0, inner.out_features - 1)
-    wide_in = skip_init(nn.Linear, inner.in_features, inner.out_features + 1).to(inner.weight)
-    wide_out = skip_init(nn.Linear, outer.in_features + 1, outer.out_features).to(outer.weight)
+    has_bias = [layer.bias is not None for layer in (inner, outer)]
+    wide_in = skip_init(nn.Linear, inner.in_features, inner.out_features + 1, bias=has_bias[0]).to(inner.weight)
+    wide_out = skip_init(nn.Linear, outer.in_features + 1, outer.out_features, bias=has_bias[1]).to(outer.weight)
     with torch.no_grad():
         wide_in.weight.copy_(torch.cat([inner.weight, inner.weight[unit, None]]))
-        wide_in.bias.copy_(torch.cat([inner.bias, inner.bias[unit, None]]))
+        if has_bias[0]:
+            wide_in.bias.copy_(torch.cat([inner.bias, inner.bias[unit, None]]))
         # W'[:, unit] = W'[:, new] = W[:, unit] / 2
         weight = torch.cat([outer.weight, outer.weight[:, unit, None]], dim=1)
         weight[:, [unit, -1]] /= 2
         wide_out.weight.copy_(weight)
-        wide_out.bias.copy_(outer.bias)
+        if has_bias[1]:
+            wide_out.bias.copy_(outer.bias)
     return wide_in, wide_out
 
 
@@ -176,3 +188,10 @@ def _share(moe: MoE, rows: nn.Linear, source: list[int]) -> None:
                 stage.bias[index] -= share
                 break
             index -= stage.out_features
+
+
+def _check_grown(moe: MoE) -> None:
+    if not isinstance(moe, MoE):
+        raise TypeError(f"moe must be an MoE layer, got {type(moe).__name__}")
+    if not isinstance(moe.router, StagedRouter):
+        raise ValueError("moe must have grown: it has one stage only")

@@ -25,7 +25,9 @@ from cllab.training import Batch, Context, Method, Phase, evaluating, frozen_cop
 
 def kl_to_old(old: Tensor, new: Tensor) -> Tensor:
     """Mean over rows of KL(p_old || p_new) for logits [N, C]; a scalar in nats, 0 where both answer alike."""
+    checks.floats("old", old, 2)
     checks.alike(old=old, new=new)
+    old, new = (logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in (old, new))
     # KL = sum_c p_old (ln p_old - ln p_new)
     return F.kl_div(new.log_softmax(1), old.log_softmax(1), reduction="batchmean", log_target=True)
 
@@ -61,6 +63,8 @@ class LifelongMoE(Method):
         self.init = checks.choice("init", init, INITS)
         self.noise = checks.number("noise", noise, 0.0)
         self.quiet = checks.integer("quiet", quiet, 0)
+        if quiet and init != "silent":
+            raise ValueError(f'quiet must be 0 unless init is "silent", got {quiet} with {init!r}')
         self.freeze = checks.flag("freeze", freeze)
         self._froze: list[nn.Parameter] = []
 
@@ -105,11 +109,17 @@ class LifelongMoE(Method):
 
     def after_step(self, ctx: Context, batch: Batch) -> None:
         self.steps += 1
-        if self.init == "silent" and self.teacher is not None and self.steps == max(self.quiet, 1):
+        if self.steps == max(self.quiet, 1):
+            self._wake(ctx)
+
+    def _wake(self, ctx: Context) -> None:
+        if self.init == "silent" and self.teacher is not None:
             for layer in moe_layers(ctx.model):
                 wake(layer)
 
     def end_task(self, ctx: Context) -> Iterator[Phase]:
+        if self.steps < self.quiet:  # a task with fewer steps than that
+            self._wake(ctx)
         drift, gone = [], []
         for before, size, task in zip(self.routes, self.sizes, ctx.stream.tasks, strict=False):
             after = self._routes(ctx.model, task.x_test)

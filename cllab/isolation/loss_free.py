@@ -36,7 +36,7 @@ def updated_bias(b: Tensor, load: Tensor, gamma: float = 1e-3) -> Tensor:
     if not isinstance(load, Tensor) or load.shape != b.shape:
         raise ValueError(f"load must be a tensor [E] like b, {tuple(b.shape)}, got {getattr(load, 'shape', load)}")
     checks.number("gamma", gamma, 0.0)
-    load = load.to(b.dtype)
+    load = checks.floats("load", load.to(b.dtype), 1)
     # b <- b + gamma sign(mean load - load)
     return b + gamma * (load.mean() - load).sign()
 
@@ -44,7 +44,7 @@ def updated_bias(b: Tensor, load: Tensor, gamma: float = 1e-3) -> Tensor:
 class LossFreeBalance(Method):
     """Moves the bias of every `MoE` layer of the model after each step; gamma: how far, >= 0.
 
-    The biases become buffers of the layers, start at 0 in each run, and stay with the model.
+    The biases become buffers of the layers, start at 0 in each run, and stay with the model and its state_dict.
     """
 
     def __init__(self, gamma: float = 1e-3):

@@ -18,6 +18,7 @@ weight is the probability itself: renormalised to the constant 1 it would give t
 task).
 """
 
+import math
 import warnings
 
 import torch
@@ -30,7 +31,7 @@ from cllab.isolation.expert_choice import ExpertChoice, expert_choice
 from cllab.isolation.experts import Experts, mixed
 from cllab.isolation.guided import guided_scores
 from cllab.isolation.noise import noisy_scores, smooth_load
-from cllab.isolation.routing import Routing, check_factor, expert_capacity, route
+from cllab.isolation.routing import SILENT, Routing, check_factor, expert_capacity, route
 from cllab.models import MAX_WIDTH, linear
 
 
@@ -50,9 +51,10 @@ class MoE(nn.Module):
                      k as the mean number of experts per token; capacity_factor None counts as 1.
     seed             of the initial weights; the global generator is not touched.
 
-    After a forward `.routing`, `.logits` [N, E] and, with noise in training, `.smooth_load` [E] are those of that
-    batch (N tokens = all leading dimensions together), with gradient, for a balance loss. Copies and checkpoints of
-    the layer leave them out. `.bias` [E] is what `LossFreeBalance` moves; None without it.
+    After a forward `.routing`, `.logits` [N, E] (with prior and noise in them) and, with noise in training,
+    `.smooth_load` [E] are those of that batch (N tokens = all leading dimensions together), with gradient, for a
+    balance loss. Copies and checkpoints of the layer leave them out. `.bias` [E] is what `LossFreeBalance` moves; None
+    without it.
     """
 
     logits: Tensor | None
@@ -113,7 +115,7 @@ class MoE(nn.Module):
 
         mask [...] bool: False on padding, which gets 0, takes no place and counts in no statistic. For the N tokens
         that count, in order: prior [N, E], a prior over the experts (guided.py); expert int64 [N, slots], the
-        experts themselves, each with the same weight, and the router is not asked (hash routing).
+        experts themselves, each with the same weight: neither the router is asked (hash routing) nor the capacity.
         """
         checks.floats("x", x)
         if x.shape[-1:] != (self.dim,):
@@ -129,9 +131,11 @@ class MoE(nn.Module):
 
     def _tokens(self, h: Tensor, prior: Tensor | None, expert: Tensor | None) -> Tensor:
         """h [N, D] -> y [N, D]."""
-        logits, load = self._scores(h)
-        if prior is not None:
-            logits = guided_scores(logits, prior)
+        if prior is not None and expert is not None:
+            raise ValueError("expert must not be given together with a prior: it leaves nothing to choose")
+        logits, load = self._scores(h, prior)
+        # an expert that no token may go to, as a silent one, takes no share of the places
+        n_open = int((logits > -math.inf).any(dim=0).sum())
         if expert is not None:
             routing = self._forced(logits, expert)
         elif self.choice == "expert":
@@ -140,7 +144,7 @@ class MoE(nn.Module):
         else:
             capacity = None
             if self.capacity_factor is not None:
-                capacity = expert_capacity(len(h), self.n_experts, self.k, self.capacity_factor)
+                capacity = expert_capacity(len(h), max(n_open, self.k), self.k, self.capacity_factor)
             options = (self.overflow, self.renormalise, self.priority, self.bias)
             routing = route(logits, self.k, capacity, *options)
         self.logits, self.routing, self.smooth_load = logits, routing, load
@@ -152,25 +156,42 @@ class MoE(nn.Module):
         token, slot = routing.kept.nonzero(as_tuple=True)  # [M], [M]
         return mixed(self.experts, h, token, routing.expert[token, slot], routing.weight[token, slot])
 
-    def _scores(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Router scores [N, E], noisy in training where there is noise, and then the smooth load [E]."""
-        clean = self.router(h)
-        if self.noise is None or not self.training:
-            return clean, None
-        noisy, sigma = noisy_scores(clean, self.noise(h), torch.randn_like(clean))
-        return noisy, smooth_load(clean, noisy, sigma, self.k)
+    def _scores(self, h: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Router scores [N, E] with prior, noisy in training where there is noise, and then the smooth load [E]."""
+        clean = self.router(h) if prior is None else guided_scores(self.router(h), prior)
+        closed = clean < SILENT / 2  # silent experts, and those that the prior forbids
+        noisy, load = clean, None
+        if self.noise is not None and self.training:
+            clean = clean.masked_fill(closed, SILENT)
+            noisy, sigma = noisy_scores(clean, self.noise(h), torch.randn_like(clean))
+            load = smooth_load(clean, noisy, sigma, self.k)
+        return noisy.masked_fill(closed, -math.inf), load
 
     def _forced(self, logits: Tensor, expert: Tensor) -> Routing:
         """The routing to experts that are given: equal weights, no limit of places."""
         if not isinstance(expert, Tensor) or expert.dtype != torch.int64 or expert.ndim != 2:
-            raise TypeError("expert must be an int64 tensor [N, slots]")
-        if len(expert) != len(logits) or not 0 <= int(expert.min()) <= int(expert.max()) < self.n_experts:
-            raise ValueError(f"expert must name one of {self.n_experts} experts for each of {len(logits)} tokens")
+            given = (expert.dtype, tuple(expert.shape)) if isinstance(expert, Tensor) else type(expert).__name__
+            raise TypeError(f"expert must be an int64 tensor [N, slots], got {given}")
+        in_range = expert.numel() and 0 <= int(expert.min()) <= int(expert.max()) < self.n_experts
+        if len(expert) != len(logits) or not in_range:
+            raise ValueError(
+                f"expert must name one of {self.n_experts} experts for each of {len(logits)} tokens, got shape "
+                f"{tuple(expert.shape)}"
+                + (f" with {int(expert.min())} to {int(expert.max())}" if expert.numel() else "")
+            )
+        ordered = expert.sort(dim=1).values
+        if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+            raise ValueError("expert must not name an expert twice for one token")
         load = torch.bincount(expert.flatten(), minlength=self.n_experts)
         weight = torch.full(expert.shape, 1 / expert.shape[1], dtype=logits.dtype, device=logits.device)
         return Routing(
             expert, weight, torch.ones_like(expert, dtype=torch.bool), load, logits.softmax(dim=1).sum(dim=0), 0
         )
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
+        if self.bias is None and f"{prefix}bias" in state_dict:  # the state of a layer that was balanced without a loss
+            self.bias = torch.zeros_like(state_dict[f"{prefix}bias"], device=self.router.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def __getstate__(self) -> dict:
         # torch refuses to copy a tensor that is part of a graph, and a stale routing means nothing in a copy.

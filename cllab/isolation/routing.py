@@ -29,6 +29,8 @@ from torch import Tensor
 
 from cllab import checks
 
+SILENT = -3e4
+"""A router bias that keeps an expert out of every choice; small enough for half precision, and exp(SILENT) is 0."""
 MAX_FACTOR = 1e6
 MAX_COUNT = 10**9
 """Highest capacity factor, and most tokens or experts: beyond these a number is a mistake."""

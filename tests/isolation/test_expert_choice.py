@@ -92,6 +92,9 @@ def test_biases_lower_the_largest_load_without_a_loss():
         most[gamma] = (load.max() / load.sum()).item()
     assert most[0.05] < most[0.0] - 0.1 and terms[0.05] == {"task"}
     assert "moe.bias" in model.state_dict() and not model.moe.bias.requires_grad
+    fresh = MoEClassifier(24, 16, 8, 1, 4, hidden=8, renormalise=False, seed=1)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(task.data.x_test), model(task.data.x_test))
 
 
 def test_a_prior_shifts_forbids_and_leaves_alone():
@@ -147,9 +150,13 @@ def test_bad_guides_are_named():
     for bad in (torch.full((5, 1), 3), torch.zeros(4, 1, dtype=torch.int64)):
         with pytest.raises(ValueError, match="expert must name one of 3 experts for each of 5 tokens"):
             layer(x, expert=bad)
+    with pytest.raises(ValueError, match="twice for one token"):
+        layer(x, expert=torch.zeros(5, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="together with a prior"):
+        layer(x, expert=torch.zeros(5, 1, dtype=torch.int64), prior=torch.ones(3))
     with pytest.raises(TypeError, match="guide must be"):
         MoEClassifier(4, 4, 2, 2, 2, guide=3)
     with pytest.raises(ValueError, match="tokens choose"):
         run(MoEClassifier(24, 8, 4, 1, 4, choice="expert"), token_task(64, n_test=64).stream, [LossFreeBalance()])
-    with pytest.raises(TypeError, match="routing must be a Routing"):
+    with pytest.raises(ValueError, match="balanced already"):
         run(MoEClassifier(24, 8, 4, 1, 4, choice="expert"), token_task(64, n_test=64).stream, [LoadBalance()])

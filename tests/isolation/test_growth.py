@@ -56,6 +56,32 @@ def test_a_silent_expert_keeps_everything_until_it_is_woken(k, renormalise):
     assert int(moe.routing.load[3:].sum()) > 0 and torch.equal(moe.router.stages[1].bias, bias.expand(2))
 
 
+@pytest.mark.parametrize("overflow", ["drop", "reroute"])
+def test_a_silent_expert_takes_no_places_and_no_bias_wakes_it(overflow):
+    moe = MoE(4, 3, 2, hidden=6, capacity_factor=1.0, overflow=overflow).double()
+    moe.bias = torch.zeros(3, dtype=torch.float64)
+    assert change(moe, "silent") == 0.0
+    moe.bias[3] = 2.0
+    moe(X)
+    assert int(moe.routing.load[3]) == 0 and not bool(((moe.routing.expert == 3) & moe.routing.kept).any())
+    half = MoE(4, 3, 2).half()
+    grow(half, 1, "silent", generator=generator(0))
+    assert bool(half(X.half()).isfinite().all()) and bool(half.router.stages[1].bias.isfinite().all())
+
+
+def test_a_stage_that_stays_silent_does_not_silence_the_next():
+    moe = layer(1, E=2, renormalise=False)
+    grow(moe, 1, "silent", generator=generator(0))
+    grow(moe, 1, "silent", generator=generator(0))
+    wake(moe)
+    assert torch.equal(moe.router.stages[2].bias, moe.router.stages[0].bias.mean()[None])
+    for call in (freeze_old, wake):
+        with pytest.raises(ValueError, match="moe must have grown"):
+            call(layer(2))
+        with pytest.raises(TypeError, match="moe must be an MoE"):
+            call(nn.Linear(2, 2))
+
+
 def test_noise_breaks_the_symmetry_and_with_it_exactness():
     assert change(layer(3), "split", k=4, noise=0.1) > 1e-4
 
@@ -111,6 +137,11 @@ def test_widening_a_unit_keeps_the_function():
     assert not torch.allclose(without_halving, before, atol=1e-3)
     with pytest.raises(ValueError, match="unit must be between 0 and 4"):
         widened(inner, outer, 5)
+    with pytest.raises(ValueError, match="outer must read the 5 units"):
+        widened(inner, nn.Linear(4, 3), 0)
+    bare = nn.Linear(4, 5, bias=False).double(), nn.Linear(5, 3, bias=False).double()
+    wide = widened(*bare, 1)
+    assert torch.allclose(wide[1](torch.relu(wide[0](X))), bare[1](torch.relu(bare[0](X))), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(

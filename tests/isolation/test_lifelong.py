@@ -99,7 +99,7 @@ def test_quiet_experts_are_woken():
     net, silent = model(), []
     for event in fit(net, STREAM, [LifelongMoE(init="silent", quiet=2)], batch_size=32, lr=0.01):
         if isinstance(event, Step) and event.task == 1:
-            silent.append(bool((stages(net.moe.router)[-1].bias < -1e8).all()))
+            silent.append(bool((stages(net.moe.router)[-1].bias < -1e4).all()))
     assert silent[:2] == [True, False] and not any(silent[1:])
 
 

@@ -70,6 +70,14 @@ def test_the_layer_is_noisy_in_training_only_and_starts_even():
     assert layer.smooth_load is None and bool((layer.routing.expert == 0).all())  # scores tie, the lowest wins
 
 
+def test_a_prior_is_in_the_smooth_load_too():
+    layer, x = MoE(4, 3, 1, noise=True, renormalise=False).train(), torch.randn(600, 4, generator=generator(0))
+    torch.manual_seed(0)
+    layer(x, prior=torch.tensor([0.9, 0.1, 0.0]))
+    assert layer.smooth_load[2] == 0 and layer.routing.load[2] == 0
+    assert abs(layer.smooth_load[0] - layer.routing.load[0]) < 60
+
+
 def test_shazeers_loss_wants_noise_and_is_zero_for_even_gates_and_load():
     logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]])
     routing = route(logits, 1)
