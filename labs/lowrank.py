@@ -12,9 +12,10 @@ from labs.lowrank_guess import question
 from labs.player import player
 
 LOOK = (
-    "LoRA trains a change of weights as a product B A of two thin matrices. **One change**: how thin may they be? "
-    "**Two adapters**: why their changes can be added and their factors cannot. **O-LoRA**: a second adapter is kept "
-    "out of the directions that the first one reads."
+    "LoRA trains the change ΔW of a layer's weights as a product B A of two thin matrices, its *factors*. Their short "
+    "side r is the *rank*; one such pair is an *adapter*. **One change**: how small may r be? **Two adapters**: why "
+    "changes can be added, and factors cannot be averaged. **O-LoRA**: a second adapter is kept out of the directions "
+    "that the first one reads."
 )
 VIEWS = {"One change": "change", "Two adapters": "merge", "O-LoRA": "subspaces"}
 ABOUT_VIEWS = "One weight change rank by rank; ways to merge two adapters; the overlap of two adapters in training."
@@ -22,32 +23,25 @@ DEFAULTS = {
     "view": "One change", "layer": traces.FIRST, "r": 0, "epochs": 20, "pair": traces.UNITS, "angle": 0.7, "w": 0.5,
     "cut": 4, "run": traces.TRAINED, "lam": 0.5, "size": 4, "predict": False,
 }  # fmt: skip
-MERGE = {"view": "Two adapters"}
-COPY = {**MERGE, "pair": traces.COPY}
+MERGE = {"view": "Two adapters", "cut": 2}
 PRESETS = {
     "Rank by rank": {},
-    "Rank 3 is enough": {"r": 3},
     "Random numbers": {"layer": traces.RANDOM},
-    "Averaging: 0.7071 or 0.5": MERGE,
-    "Turned by 0.7: 0.117579": COPY,
-    "Sign flip: 0": {**COPY, "angle": math.pi},
-    "Twins hide the bug": {**COPY, "angle": 0.0},
-    "Real adapters": {**MERGE, "pair": traces.DIGITS},
-    "Subspaces": {"view": "O-LoRA"},
-    "By hand: 1.4 and 1.0": {"view": "O-LoRA", "run": traces.BY_HAND},
+    "Average the factors": MERGE,
+    "A turned copy": {**MERGE, "pair": traces.COPY},
+    "Real adapters": {**MERGE, "pair": traces.DIGITS, "cut": traces.ADAPTER_RANK},
+    "O-LoRA's penalty": {"view": "O-LoRA"},
+    "Overlap by hand": {"view": "O-LoRA", "run": traces.BY_HAND},
     "Let me guess": {"predict": True},
 }
 CLAIMS = {
     "Rank by rank": "The first ranks hold most of the change; from rank 22 on A and B cost more than ΔW itself.",
-    "Rank 3 is enough": "288 of 2,048 numbers, and accuracy on the new task is nearly that of the whole change.",
     "Random numbers": "The same shape without structure: every rank counts about as much as the next.",
-    "Averaging: 0.7071 or 0.5": "The right sum has norm 0.7071; the average of factors 0.5, √w-weighted factors 1.",
-    "Turned by 0.7: 0.117579": "The same adapter in other coordinates: averaging is off by (1 − cos 0.7) / 2.",
-    "Sign flip: 0": "(−B)(−A) is the same change as B A, and the average of the factors is nothing at all.",
-    "Twins hide the bug": "With identical factors the average is right: never test a merge with them.",
-    "Real adapters": "Two adapters of one layer, trained on digits 4 to 6 and 7 to 9, with accuracies per merge.",
-    "Subspaces": "Without the penalty the second adapter grows into the first one's directions; with it, it does not.",
-    "By hand: 1.4 and 1.0": "Two rows against two rows: Σ |O| = 1.4, Σ O² = 1. Descend on each and see the difference.",
+    "Average the factors": "The right sum has norm 0.7071; the average of factors 0.5, √w-weighted factors 1.",
+    "A turned copy": "The same change in other coordinates: averaging is off by (1 − cos 0.7) / 2, at π by all of it.",
+    "Real adapters": "The sum of two trained adapters keeps 0.96 on both tasks; averaging factors leaves 0.75 on one.",
+    "O-LoRA's penalty": "Without it the second adapter grows into the first one's directions; with it, it does not.",
+    "Overlap by hand": "Two rows against two rows: Σ |O| = 1.4, Σ O² = 1. Descend on each and see the difference.",
     "Let me guess": "You say which rank is enough.",
 }
 ANGLES = [round(0.1 * k, 1) for k in range(32)] + [math.pi]
@@ -102,12 +96,13 @@ def picked(label: str) -> None:
 
 
 def change_settings(page: Settings) -> dict:
-    about = "A layer's ΔW after fine-tuning on task B, or random numbers of the first layer's shape."
+    about = "A layer's ΔW after fine-tuning on a new task, or random numbers of the first layer's shape."
     of = page.select("layer", "Change ΔW of", traces.CHANGES, DEFAULTS["layer"], help=about, width=190)
     about = "Rank of B A. The player below moves it too. At 0 nothing is changed, at 32 nothing is left over."
     r = page.slider("r", "Rank r", 0, traces.RANKS, DEFAULTS["r"], help=about, width=300)
-    about = "Epochs of fine-tuning on task B (digits 5 to 9) after task A (digits 0 to 4)."
-    epochs = page.scale("epochs", "Epochs on B", list(traces.EPOCHS), DEFAULTS["epochs"], help=about, width=150)
+    about = "Epochs of fine-tuning on the new task (digits 5 to 9) after the old one (digits 0 to 4)."
+    given = {"disabled": of == traces.RANDOM, "width": 170}
+    epochs = page.scale("epochs", "Epochs, new task", list(traces.EPOCHS), DEFAULTS["epochs"], help=about, **given)
     return {"of": of, "r": r, "epochs": epochs}
 
 
@@ -123,19 +118,19 @@ def merge_settings(page: Settings) -> dict:
     angle = page.scale("angle", "Angle of the copy", ANGLES, DEFAULTS["angle"], help=about, **given)
     about = "w₁; the second adapter gets w₂ = 1 − w₁."
     w = page.slider("w", "Weight w₁", 0.0, 1.0, DEFAULTS["w"], step=0.05, help=about, width=180)
-    about = "How many singular values the last way keeps."
+    about = "The rank that the last way keeps: that of the nearest product, from the singular values of the sum."
     cut = page.slider("cut", "Rank after the SVD", 1, 8, DEFAULTS["cut"], help=about, width=180)
-    if cut > (most := traces.most_rank(pair)):
-        cut = most
+    most = traces.most_rank(pair)
+    if cut > max(most, DEFAULTS["cut"]):
         st.caption(f"This change has no more than {most} ranks: the SVD keeps {most}.")
-    return {"pair": pair, "angle": angle, "w": w, "cut": cut}
+    return {"pair": pair, "angle": angle, "w": w, "cut": min(cut, most)}
 
 
 def run_settings(page: Settings) -> dict:
     about = "A real second adapter in training, or the worked example: descending on the overlap alone."
     run = page.choice("run", "Adapters", traces.RUNS, DEFAULTS["run"], help=about)
     given = {"disabled": run == traces.BY_HAND, "width": 220}
-    about = "Weight of the overlap Σ |A₁A₂ᵀ| in the loss. The run beside it has λ = 0."
+    about = "Weight of the overlap Σ |O| in the loss, O = A₁A₂ᵀ. The run beside it has λ = 0."
     lam = page.scale("lam", "Penalty λ", LAMBDAS, DEFAULTS["lam"], help=about, **given)
     about = "Rows of A₁ and of A₂: the rank of both adapters."
     size = page.scale("size", "Rank r", SIZES, DEFAULTS["size"], help=about, **given)
@@ -145,48 +140,57 @@ def run_settings(page: Settings) -> dict:
 def tell_change(trace: dict, chosen: dict) -> str:
     rows, columns = len(trace["delta"]), len(trace["delta"][0])
     whole = f"{rows} · {columns} = {rows * columns:,}"
-    even = rows * columns // (rows + columns)
-    told = f"r (d_in + d_out) = r · ({columns} + {rows}) numbers in place of {whole}: a saving up to r = {even}."
+    cheap = (rows * columns - 1) // (rows + columns)
+    told = f"A and B hold r · ({columns} + {rows}) numbers in place of {whole}: a saving up to r = {cheap}."
     if (enough := traces.enough(trace)) is None:
         half = next(step["rank"] for step in trace["steps"] if step["error"] <= 0.5)
         return f"Nothing here is low: rank {half} of {len(trace['sigma'])} still leaves half of it. {told}"
     line = {line["name"]: line["values"] for line in trace["lines"]}
-    b, a = line["accuracy on B"], line["accuracy on A"]
+    new, old = ([line[name][r] for r in (0, enough, -1)] for name in (traces.NEW, traces.OLD))
+    lost = ": a small rank alone does not prevent forgetting" if old[0] - old[1] > 0.03 else ""
     return (
-        f"**Rank {enough} of {len(trace['sigma'])} is enough**: accuracy on B is {b[0]:.2f} without this layer's "
-        f"change, {b[enough]:.2f} with rank {enough} of it and {b[-1]:.2f} with all. On A it is {a[0]:.2f} without, "
-        f"{a[enough]:.2f} and {a[-1]:.2f}: a small rank alone does not prevent forgetting. {told} (The other layers "
-        "are fine-tuned in full.)"
+        f"**Rank {enough} of {len(trace['sigma'])} is enough** for the new task (digits 5 to 9): accuracy {new[0]:.2f} "
+        f"without this layer's change, {new[1]:.2f} with rank {enough} of it, {new[2]:.2f} with all. On the old task "
+        f"(0 to 4) it is {old[0]:.2f}, {old[1]:.2f} and {old[2]:.2f}{lost}. {told} (ΔW is from full fine-tuning of all "
+        "layers, and B A its nearest product of each rank, not a trained adapter.)"
     )
 
 
 def tell_merge(trace: dict, chosen: dict) -> str:
     average = next(step for step in trace["steps"] if step["phase"] == "average")
-    told = f"**Averaging the factors is off by {average['error']:.6g}**"
+    told = f"**Averaging the factors is off by {average['error']:.6g}** (relative error)"
+    if chosen["w"] in (0, 1):
+        return f"{told}: one weight is 0, so there is nothing to average. Move w₁ between 0 and 1."
     if chosen["pair"] == traces.COPY:
         expected = traces.turned_error(chosen["angle"], chosen["w"])
-        return f"{told}; for a copy turned by θ that is 2 w₁ w₂ (1 − cos θ) = {expected:.6g}. Adding changes is exact."
+        ends = {
+            0.0: " Here the copy is not turned: identical factors hide the mistake, so never test a merge with them.",
+            math.pi: " At π both factors change their sign and their product does not: at w₁ = ½ the average is 0.",
+        }
+        return (
+            f"{told}; for a copy turned by θ that is 2 w₁ w₂ (1 − cos θ) = {expected:.6g}. Adding changes is exact."
+            + ends.get(chosen["angle"], "")
+        )
     if chosen["pair"] == traces.UNITS:
-        return f"{told}: e₁e₁ᵀ and e₂e₂ᵀ keep their places in the sum, and the average invents e₁e₂ᵀ and e₂e₁ᵀ."
+        return f"{told}: it weighs e₁e₁ᵀ and e₂e₂ᵀ with w² in place of w, and invents e₁e₂ᵀ and e₂e₁ᵀ."
     alone = "; ".join(f"{name}: {a:.2f} and {b:.2f}" for name, (a, b) in trace["alone"].items())
     return f"{told}. Accuracy on digits 4 to 6 and on 7 to 9 before merging: {alone}. Below, with each merge."
 
 
 def tell_run(trace: dict, chosen: dict) -> str:
+    told = "O = A₁A₂ᵀ holds the dot product of each row of A₁ with each of A₂, and the overlap is Σ |O|."
     if chosen["run"] == traces.BY_HAND:
         return (
-            "**Σ |O| = 1.4, Σ O² = 1.0 at the start.** Absolute values pull with the same force to the end and then "
-            "swing by a step; squares pull ever less and never quite arrive."
+            f"**Σ |O| = 1.4, Σ O² = 1.0 at the start.** {told} Descending on absolute values goes at the same pace to "
+            "the end and then swings by a step; descending on squares slows down and never quite arrives."
         )
     ends = {run["name"]: now["overlap"] for run, now in zip(trace["runs"], trace["steps"][-1]["runs"], strict=True)}
-    sums = ", ".join(f"{value:.3g} with {name}" for name, value in ends.items())
+    sums = f"**Σ |O| ends at {', '.join(f'{value:.3g} with {name}' for name, value in ends.items())}.** {told}"
     if len(ends) == 1:
-        return (
-            f"**Σ |O| ends at {sums}**: without the penalty nothing keeps the second adapter out of the first's rows."
-        )
+        return f"{sums} Without the penalty nothing keeps the second adapter out of the first's rows."
     new, old = ([line["values"][-1] for line in chart["lines"]] for chart in trace["charts"][1:])
     return (
-        f"**Σ |O| ends at {sums}.** Accuracy on the new task {new[0]:.2f} and {new[1]:.2f}, on the earlier ones "
+        f"{sums} Accuracy on the new task {new[0]:.2f} and {new[1]:.2f}, on the earlier ones "
         f"{old[0]:.2f} and {old[1]:.2f} (one seed). All adapters stay active, so earlier answers still move."
     )
 

@@ -18,8 +18,8 @@ def _rank(trace: dict) -> tuple[str, list[str], str, str]:
         text += "From which rank on is less than a tenth of it left (relative error 0.1)?"
         why = f"rank {enough} leaves {trace['steps'][enough]['error']:.3f}."
     else:
-        text += "From which rank on is the accuracy on B within 0.01 of that with the whole change?"
-        line = next(line["values"] for line in trace["lines"] if line["name"] == "accuracy on B")
+        text += "From which rank on is the accuracy on the new task (digits 5 to 9) within 0.01 of that with all of it?"
+        line = next(line["values"] for line in trace["lines"] if line["name"] == traces.NEW)
         why = f"rank {enough} reaches {line[enough]:.3f}, the whole change {line[-1]:.3f}."
     bands = ("0 to 2", 2), ("3 to 5", 5), ("6 to 12", 12), ("13 to 24", 24), ("25 to 32", 32)
     return text, [name for name, _ in bands], next(name for name, most in bands if enough <= most), why
@@ -29,8 +29,8 @@ def _error(trace: dict) -> tuple[str, list[str], str, str]:
     step = next(step for step in trace["steps"] if step["phase"] == "average")
     choices = {"0 %": 0.0, "12 %": 0.1176, "50 %": 0.5, "71 %": 0.7071, "100 %": 1.0}
     truth = min(choices, key=lambda name: abs(choices[name] - step["error"]))
-    text = "Both factors are averaged with the weights w. How far is B A of the averages from the right sum?"
-    return text, list(choices), truth, f"the relative error is {step['error']:.6g}."
+    text = "The factors A and B are averaged, each with the weights w. How far is their product from the right sum?"
+    return text, list(choices), truth, f"the relative error, in Frobenius norms, is {step['error']:.6g}."
 
 
 def _price(trace: dict) -> tuple[str, list[str], str, str]:

@@ -29,6 +29,7 @@ PAIRS = (UNITS, COPY, DIGITS)
 ADAPTER_RANK = 4
 TRAINED, BY_HAND = "trained on digits", "by hand"
 RUNS = (TRAINED, BY_HAND)
+OLD, NEW = "accuracy on the old task", "accuracy on the new task"
 NEARLY = 0.01  # of accuracy
 HAND_STEP, HAND_STEPS = 0.1, 16
 PRESETS = (
@@ -39,7 +40,7 @@ PRESETS = (
 
 
 def change(of: str, epochs: int, seed: int) -> dict:
-    """What fine-tuning on task B did to one layer, or random numbers of the first layer's shape, rank by rank."""
+    """What fine-tuning on the new task did to one layer, or random numbers of the first layer's shape, rank by rank."""
     if checks.choice("of", of, CHANGES) == RANDOM:
         noise = torch.randn(RANKS, PIXELS, generator=generator(seed, "a random change"), dtype=torch.float64)
         return lowrank_trace(0.1 * noise, title=f"Random numbers, {RANKS} × {PIXELS}")
@@ -53,15 +54,18 @@ def change(of: str, epochs: int, seed: int) -> dict:
     a, b = zip(*scores, strict=True)
     names = ("hidden unit", "pixel") if of == FIRST else ("hidden unit", "hidden unit below")
     return lowrank_trace(
-        delta, {"accuracy on B": b, "accuracy on A": a}, names=names,
-        title=f"The {of} after {epochs} {'epoch' if epochs == 1 else 'epochs'} on task B",
+        delta, {OLD: a, NEW: b}, names=names,
+        title=f"The {of} after {epochs} {'epoch' if epochs == 1 else 'epochs'} on digits 5 to 9",
         alt=f"The change of the {of}'s weights from digits 0 to 4 to digits 5 to 9, and its best match of every rank.",
     )  # fmt: skip
 
 
 def enough(trace: dict) -> int | None:
-    """The smallest rank from which accuracy on B stays within NEARLY of the whole change's; None without accuracies."""
-    line = next((line["values"] for line in trace["lines"] if line["name"] == "accuracy on B"), None)
+    """The smallest rank from which accuracy on the new task stays within NEARLY of the whole change's.
+
+    None for a change that no network was trained for.
+    """
+    line = next((line["values"] for line in trace["lines"] if line["name"] == NEW), None)
     if line is None:
         return None
     far = [r for r, value in enumerate(line) if abs(value - line[-1]) > NEARLY + 1e-9]

@@ -20,7 +20,7 @@ from cllab.training import Evaluated, Step, TaskEnded, fit
 HIDDEN = 32
 LAYERS = {"first layer": "trunk.0.weight", "second layer": "trunk.2.weight"}
 EPOCHS = (1, 2, 5, 10, 20)
-"""After how many epochs on task B the fine-tuned weights are looked at."""
+"""After how many epochs on the new task the fine-tuned weights are looked at."""
 HALVES = ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
 THIRDS = ((0, 1, 2, 3), (4, 5, 6), (7, 8, 9))
 ADAPTED = "trunk.0"
@@ -38,7 +38,7 @@ class Tuned(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def fine_tuned(seed: int) -> Tuned:
-    """A network with two hidden layers learns digits 0 to 4 (task A), then all its weights go on with 5 to 9 (B)."""
+    """A network with two hidden layers learns digits 0 to 4 (old task); all weights then go on with 5 to 9 (new)."""
     stream = split(digits(), HALVES, scenario="task")
     model = MLP(stream.in_features, [HIDDEN, HIDDEN], stream.n_classes, seed=seed).double()
     per_epoch = math.ceil(len(stream.tasks[1].y) / BATCH)
@@ -56,7 +56,7 @@ def fine_tuned(seed: int) -> Tuned:
 
 @torch.no_grad()
 def accuracies(tuned: Tuned, weights: dict[str, Tensor]) -> list[float]:
-    """Test accuracy on task A and on task B with these weights, among the classes of the task."""
+    """Test accuracy on the old task and on the new one with these weights, among the classes of the task."""
     model, found = copy.deepcopy(tuned.model), []
     model.load_state_dict(weights)
     for task in tuned.tasks:

@@ -11,8 +11,9 @@ from labs.packing_layer import layer_question, room_table, tell_layer, trained
 from labs.player import player
 
 LOOK = (
-    "A task trains the free weights, keeps the largest of them, frees the rest and freezes what it kept (PackNet). "
-    "Each cell takes the colour of its owner. Watch what a late task reads: far more than it owns."
+    "A task trains the free weights, prunes them (keeps the largest; the others become 0 and free again), retrains "
+    "what it kept and freezes it: PackNet. It is then the owner of these weights, in its colour. To answer, it reads "
+    "its own weights and those of earlier tasks: a late task reads far more than it owns."
 )
 VIEWS = {"Ten weights": "ten", "A real layer": "layer", "A frozen weight": "frozen"}
 TEN, LAYER, FROZEN = VIEWS
@@ -32,13 +33,13 @@ PRESETS = {
     "Let me guess": {"predict": True},
 }
 CLAIMS = {
-    "Ten weights by hand": "They own 6, 3 and 1 weights, and read 6, 9 and 10.",
+    "Ten weights by hand": "Three tasks own 6, 3 and 1 weights, and read 6, 9 and 10.",
     "Everything for task 1": "Task 2 finds no free weight: CapacityError.",
     "Half, half, half": "Halves are rounded up: 5, then 3 of 5, then 1 of 2.",
     "Digits in one layer": "Five pairs of digits in 1536 weights. The last task owns 81 of them, and reads 1293.",
-    "Frozen by gradient 0": "Momentum and weight decay move the frozen weights: task 2 falls from 0.986 to 0.903.",
+    "Frozen by gradient 0": "Weight decay still moves the frozen weights: task 2 falls from 0.986 to 0.903.",
     "Running out": "Seven tasks in 512 weights: nothing is forgotten, but the last one finds 61 free, and learns less.",
-    "Three leaks": "A gradient of 0 does not hold a weight: −0.0297, −0.488 and −0.161 after three steps.",
+    "Three leaks": "After three steps with gradient 0: weight decay −0.0297, momentum −0.488, Adam's memory −0.161.",
     "A long freeze": "Momentum and Adam's memory run out. Weight decay never does.",
     "Let me guess": "You say how many weights task 2 reads.",
 }
@@ -86,7 +87,7 @@ def main() -> None:
             st.markdown({"ten": tell_ten, "layer": tell_layer, "frozen": tell_frozen}[view](trace, chosen))
             watch(view, trace)
             if view == "layer":
-                st.markdown(f"How long the room lasts:\n\n{room_table(chosen)}")
+                st.markdown(f"How long the room would last, for up to eight tasks:\n\n{room_table(chosen)}")
     show_functions(view)
     st.caption("Lesson 11 packs the ten weights by hand, and five tasks into one layer.")
 
@@ -117,9 +118,9 @@ def layer_settings(page: Settings) -> dict:
     later = page.slider("later", "Later ones keep r", 0.05, 1.0, DEFAULTS["later"], step=0.05, help=about, width=160)
     about = "Hidden units, each with 64 weights, one per pixel."
     units = page.scale("units", "Units", list(traces.UNITS), DEFAULTS["units"], help=about, width=130)
-    about = "put back: after every step frozen weights get their values back. gradient 0: nothing more than that."
+    about = "put back: they get their values back after every step. gradient 0: only their gradient is set to 0."
     freeze = page.choice("freeze", "Frozen weights", traces.FREEZES, DEFAULTS["freeze"], help=about)
-    about = "Weight decay of SGD with momentum 0.9."
+    about = "Of SGD with momentum 0.9. Each task begins with a new optimiser: decay alone moves frozen weights."
     decay = page.scale("decay", "Weight decay", list(traces.DECAYS), DEFAULTS["decay"], help=about, width=150)
     return {"stream": stream, "first": first, "later": later, "units": units, "freeze": freeze, "decay": decay}
 
@@ -131,7 +132,7 @@ def frozen_settings(page: Settings) -> dict:
     lr = page.scale("lr", "Learning rate lr", list(traces.RATES), DEFAULTS["lr"], help=about, width=180)
     about = "Of SGD in the third picture: how much of its buffer is left after a step."
     momentum = page.scale("momentum", "Momentum", list(traces.MOMENTA), DEFAULTS["momentum"], help=about, width=180)
-    about = "Of the first two."
+    about = "Of SGD and AdamW in the first two pictures."
     decay = page.scale("wd", "Weight decay", list(traces.LEAK_DECAYS), DEFAULTS["wd"], help=about, width=180)
     return {"steps": steps, "lr": lr, "momentum": momentum, "decay": decay}
 
@@ -149,42 +150,41 @@ def tell_ten(trace: dict, chosen: dict) -> str:
     )
     if len(done) < len(owned):
         stop = next(step for step in trace["steps"] if step["phase"] == "full")
-        return f"{told}\n\n:material/block: **{stop['text']}** Keep less of the tasks before it."
+        return f"{told}\n\n:material/block: **{stop['text']}** Let the tasks before it keep less."
     wrong = traces.threshold_over_all(chosen["keep"])
     return (
-        f"{told} Two readings that look right: task 2 with its own mask M₂ alone would use {done[1]} of its {reads[1]} "
-        f"weights; and with 1{{|w| ≥ τ}} over the whole layer, task 1's large weights included, it would be left with "
+        f"{told} Two readings look right and are wrong. With its own mask M₂ alone task 2 would use {done[1]} of its "
+        f"{reads[1]} weights. And if it ranked all weights, task 1's large ones included, it would be left with "
         f"{wrong} instead of {done[1]}."
     )
 
 
 def tell_frozen(trace: dict, chosen: dict) -> str:
-    ends = {path["name"]: path["masked"][-1] - 1 for path in trace["paths"]}
-    name = max(ends, key=lambda name: abs(ends[name]))
-    if ends[name] == 0:
-        return "**Nothing moves.** Without decay and momentum a gradient of 0 would hold a weight."
+    names, change = traces.farthest(trace)
+    before = max(path["before"] for path in trace["paths"])
     return (
-        f"**{name} moves it farthest: by {traces.signed(ends[name])}.** A gradient of 0 is not none: momentum and Adam "
-        "go on with what they remember, weight decay needs no gradient at all. Put back after every step, the weight "
-        "stays, whatever the optimiser is. With a gradient of None it would be passed over; but a tensor has a "
-        "gradient or none, and here frozen and free weights share one."
+        f"**Farthest: {' and '.join(names)}, by {traces.signed(change)}.** A gradient of 0 is not none: momentum "
+        f"and Adam go on with what they remember, here one step with the gradient {before:g} before the freeze; weight "
+        "decay needs no gradient at all. Put back after every step, the weight stays, whatever the optimiser is. "
+        "With a gradient of None it would be passed over; but a tensor has a gradient or none, and here frozen and "
+        "free weights share one."
     )
 
 
 def guessed(view: str, trace: dict, chosen: dict) -> bool:
-    """Ask; True once there is an answer, which is judged."""
-    text, answers, truth, why = {"ten": ten_question, "layer": layer_question, "frozen": frozen_question}[view](trace)
+    """Ask; True once there is an answer, which is judged. Of answers that tie, each is right."""
+    text, answers, right, why = {"ten": ten_question, "layer": layer_question, "frozen": frozen_question}[view](trace)
     st.markdown(f"**{text}**")
     key = f"pack_guess_{st.session_state.get('pack.round', 0)}_{view}_{'_'.join(map(str, chosen.values()))}"
     guess = st.pills("Your guess", answers, key=key, label_visibility="collapsed")
     if guess is None:
         return False
-    verdict = "Right" if guess == truth else f"You said {guess}"
-    (st.success if guess == truth else st.info)(f"{verdict}: {truth}. {why}")
+    verdict = "Right" if guess in right else f"You said {guess}"
+    (st.success if guess in right else st.info)(f"{verdict}: {' and '.join(map(str, right))}. {why}")
     return True
 
 
-def ten_question(trace: dict) -> tuple[str, list, object, str]:
+def ten_question(trace: dict) -> tuple[str, list, list, str]:
     _, *owned = traces.counts(trace)
     text = f"Ten weights. Task 1 keeps {owned[0]} of them, task 2 keeps {owned[1]} of those that are left. "
     reads = sum(owned[:2])
@@ -193,15 +193,14 @@ def ten_question(trace: dict) -> tuple[str, list, object, str]:
     if owned[1] == 0:
         why = "None is left for it: CapacityError."
         answers, reads = ["none", 10], "none"
-    return f"{text}How many weights does task 2 answer with?", answers, reads, why
+    return f"{text}How many weights does task 2 answer with?", answers, [reads], why
 
 
-def frozen_question(trace: dict) -> tuple[str, list, object, str]:
-    steps = len(trace["steps"]) - 1
-    ends = {path["name"]: abs(path["masked"][-1] - 1) for path in trace["paths"]}
-    truth = max(ends, key=ends.get)
-    text = f"A weight is frozen at 1: its gradient is 0 in each of the next {steps} steps. Who moves it farthest?"
-    return text, ["nobody", *ends], truth if ends[truth] > 0 else "nobody", f"It is off by {ends[truth]:.3g}."
+def frozen_question(trace: dict) -> tuple[str, list, list, str]:
+    names, change = traces.farthest(trace)
+    when = traces.steps_told(len(trace["steps"]) - 1)
+    text = f"A weight is frozen at 1; then come {when} with a gradient of 0. Which optimiser moves it farthest?"
+    return text, ["none", *(path["name"] for path in trace["paths"])], names, f"Moved by {traces.signed(change)}."
 
 
 # --- what is shown ---------------------------------------------------------------------------------------

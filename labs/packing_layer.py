@@ -34,7 +34,7 @@ def tell_layer(trace: dict, chosen: dict) -> str:
     last, then = trace["steps"][-1], traces.learned(trace)
     free, *owned = traces.counts(trace)
     parts = [
-        f"**Mean accuracy {mean(last['reads']):.3f}; with each task's own weights M_t alone "
+        f"**Mean accuracy {mean(last['reads']):.3f}; with each task's own weights (mask M_t) alone "
         f"{mean(last['own']):.3f}.** The last task owns {owned[-1]} weights and reads {sum(owned)}; {free} are free."
     ]
     if max(last["moved"], default=0) > 0:
@@ -65,8 +65,8 @@ def room_table(chosen: dict) -> str:
     return "\n".join(lines)
 
 
-def layer_question(trace: dict) -> tuple[str, list, object, str]:
-    """What the last task's own weights are worth alone: the question, the answers, the true one, and why."""
+def layer_question(trace: dict) -> tuple[str, list, list, str]:
+    """What the last task's own weights are worth alone: the question, the answers, the right one, and why."""
     _, *owned = traces.counts(trace)
     last, n = trace["steps"][-1], len(owned)
     reads, own = last["reads"][-1], last["own"][-1]
@@ -76,7 +76,7 @@ def layer_question(trace: dict) -> tuple[str, list, object, str]:
         f"{trace['title']}. Task {n} owns {owned[-1]} weights and may read those of the tasks before it too, "
         f"{sum(owned)} in all. How good is it with its own {owned[-1]} alone?"
     )
-    return text, choices, truth, f"{own:.3f} with its own, {reads:.3f} with all that it reads."
+    return text, choices, [truth], f"{own:.3f} with its own, {reads:.3f} with all that it reads."
 
 
 def mean(values: list[float]) -> float:

@@ -50,8 +50,19 @@ def ten_weights(keep: tuple[float, ...] = (0.6, 0.75, 1.0)) -> dict:
 
 def frozen_weight(steps: int = 3, lr: float = 0.1, momentum: float = 0.9, decay: float = 0.1) -> dict:
     """A frozen weight under four optimisers."""
-    title = f"A frozen weight of 1 for {steps} steps with a gradient of 0, lr = {lr:g}"
+    title = f"A frozen weight of 1 for {steps_told(steps)} with a gradient of 0, lr = {lr:g}"
     return drift_trace(steps, lr, momentum, decay, title=title)
+
+
+def farthest(trace: dict) -> tuple[list[str], float]:
+    """Of a frozen weight's trace: the optimisers that moved it farthest (more than one when they tie), and how far."""
+    ends = {path["name"]: path["masked"][-1] - 1 for path in trace["paths"]}
+    change = max(ends.values(), key=abs)
+    return [name for name, end in ends.items() if end == change], change
+
+
+def steps_told(steps: int) -> str:
+    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def layer(stream: str, first: float, later: float, units: int, freeze: str, decay: float, seed: int) -> Generator:

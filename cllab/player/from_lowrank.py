@@ -41,7 +41,8 @@ def lowrank_trace(
     """A trace of kind "lowrank" with one step per rank r = 0, 1, ..., min(out, in): the best B A of that rank.
 
     delta: a change of weights [out, in], up to 128 a side, not all 0. scores: {name: one number in [0, 1] per rank},
-    drawn beside the error, for instance the accuracy of a network with W + B A. names: what a row and a column are.
+    drawn beside the error, for instance the accuracy of a network with W + B A on each task, the first task first, so
+    that each has its colour. names: what a row and a column are.
     Raises ValueError or TypeError naming the argument.
     """
     delta = _matrix("delta", delta)
@@ -52,13 +53,13 @@ def lowrank_trace(
     best = [merge_lora([exact], [1.0], "svd", rank=r) for r in range(1, whole + 1)]
     errors = [1.0, *(found.error for found in best)]
     sigma = torch.linalg.svdvals(delta)
-    lines = [{"name": "relative error", "values": errors, "colour": 4,
-              "about": "‖ΔW − B A‖ / ‖ΔW‖ = √(Σ of the σ² left out / Σ of all σ²)"}]  # fmt: skip
+    lines = [{"name": "relative error", "values": errors, "colour": 6,
+              "about": "‖ΔW − B A‖ / ‖ΔW‖ = √(Σ of the σ² left out / Σ of all σ²), Frobenius norms"}]  # fmt: skip
     for i, (name, values) in enumerate((scores or {}).items()):
         if len(values) != whole + 1:
             raise ValueError(f"scores[{name!r}] must hold one number per rank 0 to {whole}, got {len(values)}")
         values = [checks.number(f"each of scores[{name!r}]", value, 0.0, 1.0) for value in values]
-        lines.append({"name": name, "values": values, "colour": (0, 2, 3, 1)[i % 4]})
+        lines.append({"name": name, "values": values, "colour": i % 4})
     steps = []
     for r, error in enumerate(errors):
         told = "".join(f", {line['name']} {line['values'][r]:.3f}" for line in lines[1:])
@@ -195,7 +196,8 @@ def _merged(phase: str, error: float | None, norm: float | None, cross: float, r
     off = f"relative error {error:.6g}" if error > 1e-6 else "relative error 0"
     off = "no relative error, since the right sum is 0" if error == float("inf") else off
     return {
-        "delta": f"Right: ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ adds the diagonal with its weights. Its Frobenius norm is {norm:.5g}.",
+        "delta": f"Right: ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ adds the diagonal with its weights. Its Frobenius norm (√ of the "
+        f"sum of squares) is {norm:.5g}.",
         "average": f"Wrong: (Σ wᵢ sᵢ Bᵢ)(Σ wⱼ Aⱼ) takes every cell. The diagonal gets wᵢ² where wᵢ belongs, "
         f"cross terms of norm {cross:.4g} come in; norm {norm:.5g}, {off}.",
         "root": f"Half right: with √w on both factors the diagonal has its weights. Cross terms of norm {cross:.4g} "

@@ -156,7 +156,9 @@ def _step(phase: str, task: int, w: Tensor, owner: Tensor, text: str, ranked=Non
 def _reading(t: int, w: Tensor, owner: Tensor) -> str:
     read, own = int((packed(torch.ones_like(w), owner, t) > 0).sum()), int((owner == t).sum())
     text = f"Task {t} reads every weight with owner {'1' if t == 1 else f'1 to {t}'}: {read} of {len(w)}."
-    return text if t == 1 else f"{text} The {own} of its own mask M_{t} alone would be another network."
+    if t == 1:
+        return text
+    return f"{text} Its own mask M{'₀₁₂₃₄₅₆₇'[t]} alone, {_count(own, 'weight')}, would be another network."
 
 
 def _drifted(k: int, paths: list[dict]) -> str:

@@ -36,7 +36,7 @@ function lowRankSum(context, colours) {
     `${name}\n${trace.names[0]} ${i}, ${trace.names[1]} ${j}: ${number(value, 5)}`;
   const given = { rows, columns, room, limit, stage, explain };
   const maps = {
-    delta: heatMap({ ...given, label: `the change ΔW, ${rows} x ${columns}`, tell: about("ΔW") }),
+    delta: heatMap({ ...given, label: "the change ΔW", tell: about("ΔW") }),
     near: heatMap({ ...given, label: "the approximation B A", tell: about("B A") }),
     left: heatMap({ ...given, label: "what is left, ΔW − B A", tell: about("ΔW − B A") }),
   };
@@ -104,7 +104,7 @@ function lowRankFacts(trace, step) {
     [
       "relative error",
       fixed(step.error, 4),
-      `‖ΔW − B A‖ / ‖ΔW‖ = √(Σ of the σ² left out / Σ of all σ²)\n= √(${number(left, 5)} / ${number(all, 5)}) = ${fixed(step.error, 4)}`,
+      `‖ΔW − B A‖ / ‖ΔW‖ = √(Σ of the σ² left out / Σ of all σ²)\n‖·‖ is the Frobenius norm: √ of the sum of squares\n= √(${number(left, 5)} / ${number(all, 5)}) = ${fixed(step.error, 4)}`,
     ],
   ];
 }
@@ -117,7 +117,7 @@ function lowRankBars(width, sigma, colours, explain) {
   const x = linear([0, sigma.length], [area.left, area.right]);
   const y = linear([0, sigma[0] || 1], [area.bottom, area.top]);
   const total = sigma.reduce((sum, s) => sum + s * s, 0);
-  node.append(svg("text", { x: 0, y: 12, "font-weight": 600 }, "singular values σ"));
+  node.append(svg("text", { x: 0, y: 12, "font-weight": 600 }, "singular values σ of ΔW"));
   for (const value of ticks([0, sigma[0] || 1], 3))
     node.append(
       svg("line", { class: "grid", x1: area.left, x2: area.right, y1: y(value), y2: y(value) }),
@@ -130,12 +130,12 @@ function lowRankBars(width, sigma, colours, explain) {
     const bar = svg("rect", { ...frame, stroke: colour, fill: colour, "fill-opacity": 0 });
     const touch = svg("rect", { x: x(k), y: area.top, width: x(k + 1) - x(k), height: area.bottom - area.top, fill: "transparent" });
     const share = total ? (100 * s * s) / total : 0;
-    node.append(bar, explain(touch, `σ${k + 1} = ${number(s, 4)}\nits share of Σ σ²: ${number(share, 1)} %`));
+    node.append(bar, explain(touch, `σ${k + 1} = ${number(s, 4)}: the size of rank-one term ${k + 1}\nits share of Σ σ²: ${number(share, 1)} %`));
     if (k % step === 0)
       node.append(svg("text", { x: (x(k) + x(k + 1)) / 2, y: area.bottom + 14, "text-anchor": "middle" }, k + 1));
     return bar;
   });
-  node.append(svg("text", { x: (area.left + area.right) / 2, y: height - 4, "text-anchor": "middle" }, "filled: within the rank"));
+  node.append(svg("text", { x: (area.left + area.right) / 2, y: height - 4, "text-anchor": "middle" }, "k (filled: within the rank)"));
   return { node, draw };
 
   function draw(position) {

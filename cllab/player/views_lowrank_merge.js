@@ -37,7 +37,7 @@ function lowRankMerge(context, colours) {
       made.paint((a, b) => cells[i][j][a][b]);
       const caption = el("h4");
       const node = el("div", { class: `product ${i === j ? "own" : "cross"}` }, caption, made.node);
-      products.push({ i, j, name, caption, node });
+      products.push({ i, j, name, caption, map: made.node });
       table.append(node);
     });
   });
@@ -64,10 +64,10 @@ function lowRankMerge(context, colours) {
     now = steps[at];
     facts.replaceChildren(readouts(mergeFacts(trace, now), explain));
     const most = Math.max(...now.weights.flat().map(Math.abs)) || 1;
-    for (const { i, j, name, caption, node } of products) {
+    for (const { i, j, name, caption, map } of products) {
       const times = now.weights[i][j];
       caption.textContent = now.norm !== null ? `${number(times, 3)} × ${name}` : name;
-      node.style.opacity = now.norm !== null ? Math.max(0.22, Math.abs(times) / most) : 1;
+      map.style.opacity = now.norm !== null ? Math.max(0.22, Math.abs(times) / most) : 1;
     }
     captions.result.textContent = now.norm !== null ? `Result: ${now.name}` : "Result: nothing yet";
     captions.off.textContent = "Off by: result − right sum";
@@ -108,7 +108,7 @@ function mergeFacts(trace, step) {
     ...given,
     ["norm", number(step.norm, 5), "Frobenius norm of the result: √ of the sum of its squares"],
     ["cross terms", number(step.cross, 5), "Frobenius norm of what the cells off the diagonal bring in"],
-    ["relative error", mergeError(step), "‖result − right sum‖ / ‖right sum‖"],
+    ["relative error", mergeError(step), "‖result − right sum‖ / ‖right sum‖, Frobenius norms"],
     ...Object.entries(step.scores).map(([name, value]) => [name, number(value, 3), `${name} with the base's weights plus this result`]),
     ["rank", step.rank ?? shape, step.rank ? "rank of the factors that are kept" : `the sum itself, ${shape}, without factors`],
   ];

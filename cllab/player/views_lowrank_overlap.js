@@ -19,7 +19,8 @@ function lowRankOverlap(context, colours) {
   );
   const columns = `grid-template-columns:repeat(${n},minmax(0,1fr))`;
   const below = el("div", { class: "lowrank-grid", style: columns }, ...charts.map((chart) => chart.node));
-  return { nodes: [grid, lowRankScale(stage, limit, "O"), below], settle, draw };
+  const scales = [lowRankScale(stage, strip, "A₁ and A₂"), lowRankScale(stage, limit, "O")];
+  return { nodes: [grid, ...scales, below], settle, draw };
 
   function lane(run, r) {
     const inputs = run.past[0].length;
@@ -31,7 +32,8 @@ function lowRankOverlap(context, colours) {
     const shape = { rows: run.past.length, columns: steps[0].runs[r].new.length };
     const O = heatMap({ ...shape, room: Math.min(room, 52 * shape.columns), limit, label: "O = A₁ A₂ᵀ", stage, explain, tall: 24, most: 52, tell: dot });
     first.paint((i, j) => run.past[i][j]);
-    const sum = el("p", { class: "lowrank-sum" });
+    const about = "Σ runs over all cells of O.\ncos: of the angle between a row of A₁ and a row of A₂; unlike O it does not shrink with the rows";
+    const sum = explain(el("p", { class: "lowrank-sum" }), about);
     const node = el(
       "div",
       {},

@@ -34,6 +34,11 @@ function packingSum(values) {
   return values.reduce((sum, value) => sum + value, 0);
 }
 
+/** How far a weight was moved, to three digits. */
+function packingMove(change) {
+  return number(Number(change.toPrecision(3)), 10);
+}
+
 function packingCount(n, what) {
   return `${n} ${what}${n === 1 ? "" : "s"}`;
 }
@@ -213,6 +218,6 @@ function packingReaders(trace, colours, room, explain) {
 function packingLegend(trace, colours) {
   const row = el("div", { class: "legend" });
   trace.tasks.forEach((name, t) => row.append(el("span", {}, swatch(t, colourOf(colours, t)), `owner ${t + 1}`)));
-  row.append(el("span", {}, "dashed: being trained, or free"), el("span", {}, "lock: frozen"), el("span", {}, "1. 2. 3.: rank by |w|, in brackets: goes"));
+  row.append(el("span", {}, "dashed: being trained, or free"), el("span", {}, "lock: frozen"), el("span", {}, "bar, and number below it: the weight's value"), el("span", {}, "1. 2. 3.: rank by |w|, in brackets: goes"));
   return row;
 }

@@ -29,20 +29,21 @@ function packingDrift(context, colours) {
 function packingLine(colours, way) {
   return way === "masked"
     ? { stroke: colourOf(colours, 4), "stroke-width": 2.4 }
-    : { stroke: colourOf(colours, 0), "stroke-width": 2.4, "stroke-dasharray": "7 3" };
+    : { stroke: "currentColor", "stroke-width": 2, "stroke-dasharray": "7 3" };
 }
 
 function packingPath(path, width, range, trace, colours, explain) {
-  const height = 150;
+  const height = 162;
   const last = trace.steps.length - 1;
-  const area = { left: 40, right: width - 10, top: 8, bottom: height - 30 };
+  const area = { left: 46, right: width - 10, top: 20, bottom: height - 30 };
   const x = linear([0, last], [area.left, area.right]);
   const y = linear(range, [area.bottom, area.top]);
   const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
+  picture.append(svg("text", { x: 0, y: 10 }, "weight w"));
   for (const value of ticks(range, 4))
     picture.append(
       svg("line", { class: "grid", x1: area.left, x2: area.right, y1: y(value), y2: y(value) }),
-      svg("text", { x: area.left - 5, y: y(value) + 4, "text-anchor": "end" }, number(value, 3)),
+      svg("text", { x: area.left - 5, y: y(value) + 4, "text-anchor": "end" }, number(value, 10)),
     );
   for (const value of ticks([0, last], Math.min(last, 3)).filter(Number.isInteger))
     picture.append(svg("text", { x: x(value), y: area.bottom + 14, "text-anchor": "middle" }, value));
@@ -63,9 +64,9 @@ function packingPath(path, width, range, trace, colours, explain) {
   function settle(at) {
     step = at;
     const gone = path.masked[at] - 1;
-    moved.textContent = `moved ${number(gone, 4)}, put back ${number(path.restored[at] - 1, 4)}`;
+    moved.textContent = `moved ${packingMove(gone)}, put back ${packingMove(path.restored[at] - 1)}`;
     moved.classList.toggle("violated", gone !== 0);
-    picture.setAttribute("aria-label", `${path.name}: the frozen weight after ${at} steps is ${number(path.masked[at], 4)}, put back ${number(path.restored[at], 4)}`);
+    picture.setAttribute("aria-label", `${path.name}: the frozen weight after ${packingCount(at, "step")} is ${number(path.masked[at], 6)}, put back ${number(path.restored[at], 6)}`);
   }
 
   function draw(position) {

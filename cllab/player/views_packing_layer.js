@@ -9,10 +9,11 @@ function packingLayer(context, colours) {
   const side = wide ? stage.clientWidth - room - 24 : room;
   const bar = packingShares(trace, Math.min(560, side), colours, explain);
   const table = packingTable(trace, colours, explain);
+  const legend = packingLayerLegend(trace, colours);
   const grid = el(
     "div",
     { class: "packing-grid", style: wide ? `grid-template-columns:${room}px minmax(0,1fr)` : null },
-    el("div", {}, map.node, packingLayerLegend(trace, colours)),
+    el("div", {}, map.node, legend.node),
     el("div", {}, bar.node, table.node),
   );
   const facts = el("div");
@@ -21,6 +22,7 @@ function packingLayer(context, colours) {
   function settle(at) {
     facts.replaceChildren(readouts(packingFacts(trace, steps[at]), explain));
     map.settle(steps[at]);
+    legend.settle(steps[at]);
     table.settle(at);
   }
 
@@ -47,7 +49,7 @@ function packingMap(trace, room, colours, explain) {
     step = now;
     const ink = getComputedStyle(canvas).color;
     brush.clearRect(0, 0, width, height);
-    const free = ["start", "train"].includes(step.phase);
+    const free = packingTrainsFree(step);
     for (let k = 0; k < step.owner.length; k++) {
       const owner = Number(step.owner[k]);
       const strength = Math.sqrt(parseInt(step.w[k], 36) / 35);
@@ -81,7 +83,7 @@ function packingMap(trace, room, colours, explain) {
     const owner = Number(step.owner[k]);
     const about = (trace.largest * parseInt(step.w[k], 36)) / 35;
     const where = rows > 1 ? `input in row ${i + 1}, column ${j + 1}` : `input ${j + 1}`;
-    const free = ["start", "train"].includes(step.phase) ? `free, trained by task ${step.task + 1}` : "free, and 0";
+    const free = packingTrainsFree(step) ? `free, trained by task ${step.task + 1}` : "free, and 0";
     const whose = owner ? `owner: task ${owner}; read by task ${owner}${owner < trace.tasks.length ? " and all later ones" : ""}` : free;
     return `unit ${unit + 1}, ${where}\n|w| ≈ ${number(about, 3)}\n${whose}`;
   }
@@ -169,7 +171,12 @@ function packingTable(trace, colours, explain) {
 function packingLayerLegend(trace, colours) {
   const row = el("div", { class: "legend" });
   trace.tasks.forEach((name, t) => row.append(el("span", {}, swatch(t, colourOf(colours, t)), `task ${t + 1}`)));
-  const how = "the stronger the colour, the larger |w|";
-  row.append(el("span", {}, "grey: free, being trained"), el("span", {}, "blank: free, 0"), el("span", {}, how));
-  return row;
+  const free = el("span");
+  row.append(free, el("span", {}, "the stronger the colour, the larger |w|"));
+  return { node: row, settle: (step) => (free.textContent = packingTrainsFree(step) ? "grey: free, being trained" : "blank: free, 0") };
+}
+
+/** Whether the free weights are being trained; after that they are 0. */
+function packingTrainsFree(step) {
+  return ["start", "train"].includes(step.phase);
 }

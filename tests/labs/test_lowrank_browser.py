@@ -55,7 +55,7 @@ def test_the_slider_and_the_player_move_each_other(page, lab_url):
 def test_merging_shows_the_cross_terms_and_a_link_reproduces_it(open_page, lab_url):
     first, second = open_page(), open_page()
     go(first, lab_url)
-    first.get_by_role("button", name="Averaging: 0.7071 or 0.5").click()
+    first.get_by_role("button", name="Average the factors").click()
     cross = first.locator(".product.cross")
     expect(cross).to_have_count(2, timeout=LONG)
     settled(first)

@@ -61,8 +61,23 @@ def test_room_and_refusal_are_those_of_a_run():
             assert text == ""
             continue
         with pytest.raises(CapacityError, match=re.escape(text)):
-            run(MLP(64, [units], 10), tasks, [PackNet(keep)])
+            run(MLP(64, [units], tasks.n_classes), tasks, [PackNet(keep)])
         assert f"no free weight for task {n + 1} of {len(tasks)}" in text
+
+
+def test_who_moves_a_frozen_weight_farthest():
+    assert traces.farthest(traces.frozen_weight()) == (["SGD, momentum 0.9 kept"], pytest.approx(-0.4878))
+    # without momentum the two with weight decay win, and move it alike
+    names, change = traces.farthest(traces.frozen_weight(momentum=0.0, decay=1.0))
+    assert names == ["SGD, weight decay 1", "AdamW, weight decay 1"] and change == pytest.approx(0.9**3 - 1)
+    assert "for 1 step with" in traces.frozen_weight(1)["title"]
+
+
+def test_with_gradient_0_alone_weight_decay_is_what_moves_frozen_weights():
+    """The claim of the page's help: every task begins with a new optimiser, and so without momentum."""
+    settings = traces.DEFAULTS | {"freeze": traces.FREEZES[1], "units": 4, "first": 0.9, "later": 0.5}
+    moved = [max(traces.finished(traces.layer(**settings | {"decay": d}))["steps"][-1]["moved"]) for d in (0.0, 0.005)]
+    assert moved[0] == 0 < moved[1]
 
 
 def test_the_table_of_room():
@@ -103,7 +118,7 @@ def test_every_preset_shows_what_it_says():
     app = packing_page()
     assert trace_of(app)["shows"] == "weights"
     assert "Owner map [1, 2, 1, 1, 3, 1, 2, 1, 2, 1].** Owned: 6 + 3 + 1, free: 0. Read: 6, 9, 10." in shown(app)
-    assert "M₂ alone would use 3 of its 9 weights" in shown(app)
+    assert "M₂ alone task 2 would use 3 of its 9 weights" in shown(app)
     assert "it would be left with 0 instead of 3" in shown(app)
     expected = {
         "Everything for task 1": ("weights", "CapacityError: w has no free weight left for task 2: all 10 are owned."),
@@ -111,8 +126,8 @@ def test_every_preset_shows_what_it_says():
         "Digits in one layer": ("layer", "The last task owns 81 weights and reads 1293"),
         "Frozen by gradient 0": ("layer", "task 2 fell from 0.986 to 0.903"),
         "Running out": ("layer", "No frozen weight has moved"),
-        "Three leaks": ("drift", "SGD, momentum 0.9 kept moves it farthest: by −0.488."),
-        "A long freeze": ("drift", "SGD, momentum 0.9 kept moves it farthest: by −1.8."),
+        "Three leaks": ("drift", "Farthest: SGD, momentum 0.9 kept, by −0.488."),
+        "A long freeze": ("drift", "Farthest: SGD, momentum 0.9 kept, by −1.8."),
         "Ten weights by hand": ("weights", "Read: 6, 9, 10."),
     }
     for label, (shows, text) in expected.items():
@@ -149,13 +164,20 @@ def test_every_slider_at_its_end(address):
 @pytest.mark.parametrize(
     ("view", "answer", "verdict"),
     [("Ten weights", 3, "You said 3: 9. Its own and those of task 1"), ("A real layer", "much worse", "Right"),
-     ("A frozen weight", "nobody", "You said nobody: SGD, momentum 0.9 kept.")],
+     ("A frozen weight", "none", "You said none: SGD, momentum 0.9 kept. Moved by −0.488.")],
 )  # fmt: skip
 def test_the_guess_comes_before_the_player(view, answer, verdict):
     app = packing_page(pack_view=view, pack_predict="true")
     assert trace_of(app) is None
     next(group for group in app.button_group if group.key.startswith("pack_guess")).set_value(answer).run()
     assert not app.exception and verdict in shown(app) and trace_of(app) is not None
+
+
+def test_of_two_that_tie_each_is_right():
+    app = packing_page(pack_view="A frozen weight", pack_predict="true", pack_momentum="0.0", pack_wd="1.0")
+    group = next(group for group in app.button_group if group.key.startswith("pack_guess"))
+    group.set_value("AdamW, weight decay 1").run()
+    assert "Right: SGD, weight decay 1 and AdamW, weight decay 1. Moved by −0.271." in shown(app)
 
 
 def test_a_wrong_address_is_a_sentence():

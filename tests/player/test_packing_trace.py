@@ -239,6 +239,7 @@ def test_a_layer_shows_owners_accuracies_and_drift(open_page, width):
     owned = trace["steps"][-1]["owner"].count("1")
     expect(cells.nth(0)).to_have_text(str(owned))
     expect(cells.nth(4)).to_have_class("value violated")
+    expect(page.locator(".stage .legend")).to_contain_text("blank: free, 0")
     canvas = page.locator(".packing-map canvas")
     inked = "node => node.getContext('2d').getImageData(0, 0, node.width, node.height).data.some((v) => v > 200)"
     assert canvas.evaluate(inked)
@@ -250,9 +251,14 @@ def test_a_layer_shows_owners_accuracies_and_drift(open_page, width):
 def test_the_frozen_weight_moves_and_the_one_put_back_does_not(page):
     show(page, drift_trace(), 3)
     told = page.locator(".packing-moved")
+    expect(page.locator(".packing-drifts svg").first).to_contain_text("weight w")
     expect(told.nth(0)).to_have_text("moved −0.0297, put back 0")
-    expect(told.nth(2)).to_have_text("moved −0.4878, put back 0")
-    expect(told.nth(3)).to_have_text("moved −0.1612, put back 0")
+    expect(told.nth(2)).to_have_text("moved −0.488, put back 0")
+    expect(told.nth(3)).to_have_text("moved −0.161, put back 0")
     page.evaluate("player.setStep(0)")
     expect(told.nth(2)).to_have_text("moved 0, put back 0")
+    show(page, drift_trace(1, 0.001, 0.0, 0.0), 1)  # so small a move keeps its digits, in words and on the axis
+    expect(told.nth(3)).to_have_text("moved −0.00067, put back 0")
+    labels = page.locator(".packing-drifts svg").nth(3).locator("text[text-anchor=end]").all_text_contents()
+    assert len(set(labels)) == len(labels) > 1
     assert "NaN" not in page.locator(".stage").evaluate("node => node.innerHTML")
