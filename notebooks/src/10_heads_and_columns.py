@@ -361,8 +361,8 @@ class Heads(nn.Module):
 # <a id="L10-6"></a>
 # ## 6. The same in cllab
 #
-# `ProgressiveNet` has both forms of laterals. `MultiHead` takes the place of a model's last layer, and answers −inf
-# for classes of other tasks. `Progressive` and `TaskHeads` are the methods that use them in a run.
+# `ProgressiveNet` has both forms of laterals. `MultiHead` takes the place of a model's last layer; classes of other
+# tasks get the logit −10⁹, whose probability is exactly 0. `Progressive` and `TaskHeads` are the methods that use them in a run.
 
 # %% tags=["nbval-ignore-output"]
 from cllab.isolation.progressive import Column, lateral_adapter

@@ -478,7 +478,7 @@ def draw_rank(ax, trace, step):
 
 
 name = LAYERS[0]
-trace = lowrank_trace(after[name] - before[name], {"second task": new_task, "first task": old_task},
+trace = lowrank_trace(after[name] - before[name], {"first task": old_task, "second task": new_task},
                       names=("hidden unit", "pixel"), title="What fine-tuning did to the first layer")
 filmstrip(draw_rank, trace, [1, 2, 4, 32])
 
