@@ -329,7 +329,7 @@ def test_runs_that_make_no_sense_are_refused():
         run(ProgressiveNet(2, [4], 4), classes, [Progressive()])
     with pytest.raises(ValueError, match="must not combine Progressive with ExperienceReplay"):
         run(ProgressiveNet(2, [4], 4), STREAM, [Progressive(), ExperienceReplay(5)])
-    with pytest.raises(ValueError, match="task_id must be at least 0"):
+    with pytest.raises(ValueError, match="task_id must be between 0 and 1, got -1"):
         method = Progressive()
         model = ProgressiveNet(2, [4], 4)
         run(model, STREAM, [method])
