@@ -23,6 +23,7 @@ PAGES = (
     ("packing", "Packing", ":material/dashboard:", "Many tasks in one layer: who owns which weight?"),
     ("lowrank", "Low rank", ":material/grid_on:", "Thin matrices beside a weight: how thin, and how to add them up?"),
     ("routing", "Expert routing", ":material/account_tree:", "Tokens find their experts while a mixture trains."),
+    ("growing", "Growing experts", ":material/park:", "New experts come, old ones are frozen: who moves?"),
 )
 
 

@@ -1,46 +1,35 @@
-"""Expert routing: tokens flow to experts while a small mixture of experts trains; collapse and its cure."""
+"""Expert routing: tokens flow to experts while a small mixture of experts trains; collapse, its cures, and guides."""
 
 import time
 
 import streamlit as st
 
-from cllab.isolation import balance_loss, route
+from cllab.isolation import (
+    LossFreeBalance,
+    TrainThenFreeze,
+    balance_loss,
+    expert_choice,
+    expert_usage,
+    guided_scores,
+    hash_table,
+    noisy_scores,
+    route,
+    smooth_load,
+    specialisation,
+)
 from cllab.isolation.moe import MoE
 from labs import routing_traces as traces
 from labs.controls import Controls, show_code
 from labs.player import player
 from labs.routing_charts import show_curves
+from labs.routing_rules import FREE, HASH, PRIOR, TAUGHT
+from labs.routing_settings import CLAIMS, PRESETS, settings
 
 LOOK = (
-    "Without a balance loss the experts that start ahead win ever more tokens and others get none; with it the "
-    "load spreads, and each expert comes to serve mostly one kind of token (one colour). A capacity limit turns a "
-    "crowded expert into dropped tokens (×), which the layer leaves as they were."
+    "Without a balance loss the expert that starts ahead wins ever more tokens and the others get none: the text takes "
+    "one colour. With it the load spreads, and each expert comes to serve mostly one kind of token; *specialisation* "
+    "says how nearly an expert's number tells the kind."
 )
-COMPARE = {
-    "nothing": {},
-    "balance loss α = 0.1": {"alpha": 0.1},
-    "no balance loss": {"alpha": 0.0},
-    "rerouting": {"overflow": "reroute"},
-    "k = 2": {"k": 2},
-}
-PRESETS = {
-    "Collapse and its cure": {},
-    "Balanced: α = 0.1": {"alpha": 0.1, "compare": "nothing"},
-    "Capacity 1.0 drops tokens": {"capacity": "1.0", "compare": "balance loss α = 0.1"},
-    "Reroute": {"capacity": "1.0", "compare": "rerouting"},
-    "k = 2": {"k": 2, "compare": "nothing"},
-    "Let me guess": {"predict": True},
-}
-CLAIMS = {
-    "Collapse and its cure": "The same seed twice: without balance loss (A) and with it (B).",
-    "Balanced: α = 0.1": "The balance loss alone keeps every expert in work.",
-    "Capacity 1.0 drops tokens": "Room for an even load and no more: who comes late to a full expert is dropped.",
-    "Reroute": "The same limit, but a token that finds its expert full goes to its next choice.",
-    "k = 2": "Two experts per token: twice the work, and a second chance for each expert.",
-    "Let me guess": "You say how many experts will still have work at the end.",
-}
-CAPACITIES = {"0.5": 0.5, "0.75": 0.75, "1.0": 1.0, "1.25": 1.25, "1.5": 1.5, "2.0": 2.0, "no limit": None}
-ALPHAS = [0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 KEPT = 24
 # On a phone the moving picture comes first and the settings follow it.
 PICTURE_FIRST = """<style>@media (max-width: 640px) {
@@ -50,17 +39,19 @@ PICTURE_FIRST = """<style>@media (max-width: 640px) {
 
 def main() -> None:
     page = Controls("moe")
-    page.head("Expert routing", LOOK, lesson="01")
+    page.head("Expert routing", LOOK, lesson="13")
     page.presets(PRESETS, on_pick=picked, claims=CLAIMS)
     st.html(PICTURE_FIRST)
     board = st.container(key="moe_board")
     with board.container(key="moe_settings"):
-        ours, theirs, predict = settings(page)
+        ours, theirs, told, predict = settings(page)
+        if told:
+            st.info("\n\n".join(told), icon=":material/info:")
     page.finish()
     with board.container(key="moe_runs"):
         show_runs(ours, theirs, predict)
-    show_code(route, MoE, balance_loss, note="What sends a token to its experts, the layer, and the balance loss.")
-    st.caption("Lesson 01 shows the forgetting that separate experts are to prevent; lesson 13, experts, is planned.")
+    show_functions(ours)
+    st.caption("Lesson 13 builds the router, the capacity and the balance losses by hand.")
 
 
 def picked(label: str) -> None:
@@ -79,66 +70,15 @@ def show_runs(ours: dict, theirs: dict | None, predict: bool) -> None:
         return
     for column, (name, trace) in zip(st.columns(len(shown)), shown.items(), strict=True):
         with column:
-            watch(name, trace)
+            watch(name, trace, runs[name])
     notes = [f"{name}: {note}" for name, (_, note) in found.items()]
+    seeds = " and ".join(dict.fromkeys(str(run["seed"]) for run in runs.values()))
     st.caption(
         "The numbers are those of the step at which a player was paused: f = load / N and P = importance / N, the mean "
-        "router probability. f has no gradient, the loss trains the router through P. "
-        f"{'. '.join(notes)}. CPU, seed {ours['seed']} for data, weights and order; other seeds differ."
+        "router probability. f has no gradient, the Switch loss trains the router through P. "
+        f"{'. '.join(notes)}. CPU, seed {seeds} for data, weights and order; other seeds differ."
     )
     show_curves(shown)
-
-
-def settings(page: Controls) -> tuple[dict, dict | None, bool]:
-    """The settings of run A, those of run B (None when there is none), and whether to ask before showing."""
-    with st.container(horizontal=True, gap="small", vertical_alignment="top"):
-        narrow = {"width": 150}
-        experts = page.slider("experts", "Experts E", 2, 8, 4, help="Feed-forward networks in the layer.", **narrow)
-        k = page.slider(
-            "k", "Experts per token k", 1, 4, 1, help="Each token visits its k best-scored experts.", **narrow
-        )
-        about = "Places per expert as a multiple of an even load, k·N/E, rounded up. Full experts turn tokens away."
-        limit = page.scale("capacity", "Capacity factor", list(CAPACITIES), "no limit", help=about, **narrow)
-        about = "What happens at a full expert. drop: the token gets nothing. reroute: it goes to its next choice."
-        overflow = page.choice("overflow", "When full", ["drop", "reroute"], "drop", help=about)
-        about = "Coefficient of the Switch balance loss α·E·Σ f·P, which is added to the task loss."
-        alpha = page.scale("alpha", "Balance coefficient α", ALPHAS, 0.0, help=about, **narrow)
-        about = "A second run with the same seed and this one difference."
-        compare = page.select(
-            "compare", "Compare with (B)", list(COMPARE), "balance loss α = 0.1", help=about, width=190
-        )
-    with (
-        st.expander("Seed, steps and guessing", icon=":material/tune:"),
-        st.container(horizontal=True, gap="medium"),
-    ):
-        seed = page.seed(default=traces.DEFAULTS["seed"])
-        about = "Optimiser steps, each on 64 rows."
-        steps = page.slider(
-            "steps", "Training steps", 128, 1024, traces.DEFAULTS["steps"], step=128, help=about, width=200
-        )
-        about = "The page asks how many experts will have work at the end before it shows the run."
-        predict = page.toggle("predict", "Let me guess first", False, help=about)
-    if k > experts:
-        st.info(
-            f"A token cannot visit {k} different experts out of {experts}: k = {experts} is used.",
-            icon=":material/info:",
-        )
-    ours = {
-        "experts": experts, "k": min(k, experts), "capacity_factor": CAPACITIES[limit], "overflow": overflow,
-        "alpha": alpha, "seed": seed, "steps": steps,
-    }  # fmt: skip
-    if CAPACITIES[limit] is None and "reroute" in (overflow, COMPARE[compare].get("overflow")):
-        st.info(
-            "Without a capacity limit no expert is ever full, so drop and reroute are the same.",
-            icon=":material/info:",
-        )
-        ours["overflow"] = "drop"
-    if compare == "nothing":
-        return ours, None, predict
-    theirs = {**ours, **COMPARE[compare]}
-    if theirs["capacity_factor"] is None:
-        theirs["overflow"] = "drop"
-    return ours, {**theirs, "k": min(theirs["k"], experts)}, predict
 
 
 def guessed(trace: dict) -> bool:
@@ -159,27 +99,42 @@ def guessed(trace: dict) -> bool:
 
 
 @st.fragment
-def watch(name: str, trace: dict) -> None:
+def watch(name: str, trace: dict, run: dict) -> None:
     """A player and the numbers of the step at which it stands: only these run again when somebody moves it."""
     key = f"moe_player_{name}_{st.session_state.get('moe.round', 0)}"
     played = player({**trace, "title": f"{name}: {trace['title']}"}, key=key, autoplay=True)
-    show_numbers(name, trace, trace["steps"][played.step or -1])
+    show_numbers(name, trace, trace["steps"][played.step or -1], run)
 
 
-def show_numbers(name: str, trace: dict, step: dict) -> None:
-    """The Switch loss of the 32 tokens at one step, term by term."""
+def show_numbers(name: str, trace: dict, step: dict, run: dict) -> None:
+    """The Switch loss of the probe tokens at one step, term by term; the bias where there is one."""
     terms = traces.switch_terms(step, trace["experts"])
+    bias = step.get("bias")
     rows = [
         f"| {e} | {load} | {importance:.2f} | {f:.3f} | {p:.3f} | {f * p:.3f} |"
+        + (f" {bias[e]:+.2f} |" if bias else "")
         for e, (load, f, importance, p) in enumerate(
             zip(step["load"], terms["f"], step["importance"], terms["P"], strict=True)
         )
     ]
-    head = ["| expert | load | imp. | f | P | f·P |", "| --- |" + " ---: |" * 5]
+    columns = ["load", "imp.", "f", "P", "f·P", *(["bias b"] if bias else [])]
+    head = [f"| expert | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     even = f"An even load gives k = {trace['k']}, one expert for all tokens up to E = {trace['experts']}."
+    if run["guide"] == HASH:
+        even += " The table decides here; P is what a router that nobody asks would say."
     st.markdown(f"**Balance of {name}** at training step {step['step']}, N = {len(step['expert'])} tokens")
     st.markdown("\n".join([*head, *rows]))
     st.markdown(f"E · Σ f·P = {terms['formula'].replace('= ', '= **')}**. {even}")
+
+
+def show_functions(run: dict) -> None:
+    """The functions that decide in this run."""
+    shown = [expert_choice] if run["choice"] == "experts" else [route]
+    shown += {PRIOR: [guided_scores], HASH: [hash_table], TAUGHT: [TrainThenFreeze]}.get(run["guide"], [])
+    shown += [noisy_scores, smooth_load] if run["noise"] else []
+    shown += [LossFreeBalance] if run["balance"] == FREE else [balance_loss]
+    note = "What brings tokens and experts together in run A, the layer, and what specialisation counts."
+    show_code(*shown, MoE, expert_usage, specialisation, note=note)
 
 
 def trained(name: str, chosen: dict) -> tuple[dict, str]:

@@ -28,16 +28,13 @@ ACCURACY = {
         ],
     },
 }
+TERMS = {"task": "#009E73", "balance": "#CC79A7", "z-loss": "#56B4E9"}
 LOSSES = {
     "height": 280,
     "mark": {"type": "line"},
     "encoding": {
         "x": STEP,
         "y": {"field": "value", "type": "quantitative", "title": "loss term (training rows)"},
-        "color": {
-            "field": "what", "type": "nominal", "title": "term", "legend": {"orient": "top"},
-            "scale": {"domain": ["task", "balance"], "range": ["#009E73", "#CC79A7"]},
-        },
         "strokeDash": RUN,
         "tooltip": [{"field": "run"}, {"field": "what"}, {"field": "step"}, {"field": "value", "format": ".4f"}],
     },
@@ -54,4 +51,10 @@ def show_curves(shown: dict[str, dict]) -> None:
         accuracy, ACCURACY, alt=f"Test accuracy over training steps, at the end {ends}", key="moe_accuracy"
     )
     losses = rows[rows["what"] != "accuracy"]
-    right.vega_lite_chart(losses, LOSSES, alt="Task loss and balance loss over training steps", key="moe_losses")
+    terms = [name for name in TERMS if (losses["what"] == name).any()]
+    scale = {"domain": terms, "range": [TERMS[name] for name in terms]}
+    colour = {"field": "what", "type": "nominal", "title": "term", "legend": {"orient": "top"}, "scale": scale}
+    spec = LOSSES | {"encoding": LOSSES["encoding"] | {"color": colour}}
+    right.vega_lite_chart(
+        losses, spec, alt=f"The loss's terms over training steps: {', '.join(terms)}", key="moe_losses"
+    )

@@ -1,8 +1,9 @@
 """What the routing page shows, computed from its settings: a small mixture of experts trained for real, as a trace.
 
 No Streamlit in here, so that tests call these functions directly. `train` pulls `cllab.training.fit` and looks at where
-32 probe tokens go every few steps. The traces of the page's presets are committed in traces/routing.json, so that the
-page draws at once; `python -m labs.routing_traces` computes them anew, and a test compares.
+40 probe tokens and the tokens of a text go every few steps. The traces of the page's presets are committed in
+traces/routing.json, so that the page draws at once; `python -m labs.routing_traces` computes them anew, and a test
+compares.
 """
 
 import json
@@ -13,54 +14,55 @@ from pathlib import Path
 import torch
 
 from cllab import checks
-from cllab.isolation import LoadBalance, MoEClassifier, expert_capacity, token_task
-from cllab.isolation.tokens import KINDS
+from cllab.isolation import LoadBalance, LossFreeBalance, MoEClassifier, TrainThenFreeze, expert_capacity, token_task
+from cllab.isolation.tokens import KINDS, TokenTask, token_rows
 from cllab.player import routing_trace
-from cllab.training import Evaluated, Step, fit
+from cllab.training import Evaluated, Method, Step, fit
+from labs.routing_guides import guide_of, owner_of
+from labs.routing_rules import BALANCES, DEFAULTS, FREE, HASH, PRIOR, TAUGHT, describe, sensible, settings_key
 
 COMMITTED = Path(__file__).parent / "traces" / "routing.json"
-DEFAULTS = {
-    "experts": 4, "k": 1, "capacity_factor": None, "overflow": "drop", "alpha": 0.0, "seed": 0, "steps": 512,
-}  # fmt: skip
+CURE = {"balance": "Switch loss"}
+SHAKEN = {"noise": True, "steps": 1024}
 PRESETS = (
-    {}, {"alpha": 0.1}, {"capacity_factor": 1.0}, {"capacity_factor": 1.0, "alpha": 0.1},
-    {"capacity_factor": 1.0, "overflow": "reroute"}, {"k": 2},
+    {}, CURE, CURE | {"steps": 768}, CURE | {"steps": 768, "seed": 1}, SHAKEN, SHAKEN | {"balance": "Shazeer loss"},
+    {"balance": FREE, "strength": 0.03}, {"choice": "experts"}, {"guide": HASH}, {"guide": PRIOR},
+    {"guide": PRIOR, "seed": 1}, {"guide": TAUGHT}, {"capacity_factor": 1.0}, CURE | {"capacity_factor": 1.0},
+    {"capacity_factor": 1.0, "overflow": "reroute"},
 )  # fmt: skip
+TEXT = "the cat is in ( 3 += 4 ) and the dog was in the rain { 7 == 2 } to that river -> [ song of bread ]"
 FRAMES = 32
-BATCH = 64
+BATCH, EPOCH = 64, 64
+"""Rows per step, and steps per epoch."""
 WIDTH, HIDDEN, LR = 16, 16, 5e-3
 
 
-def train(
-    experts: int = 4,
-    k: int = 1,
-    capacity_factor: float | None = None,
-    overflow: str = "drop",
-    alpha: float = 0.0,
-    seed: int = 0,
-    steps: int = 512,
-    on_frame: Callable[[float], None] | None = None,
-) -> dict:
-    """Train a mixture of experts on the token task and return where the 32 probe tokens went, as a "routing" trace.
+def train(on_frame: Callable[[float], None] | None = None, **settings) -> dict:
+    """Train a mixture of experts on the token task and return where the probe tokens went, as a "routing" trace.
 
-    experts: E; k: experts per token, 1..E; capacity_factor: places per expert relative to an even load, None for no
-    limit; overflow: "drop" or "reroute"; alpha: coefficient of the Switch balance loss; seed: of data, weights and
-    order; steps: optimiser steps of 64 rows. With k = 1 a token's weight is its probability (Switch), else the k
-    weights sum to 1. Trained in float64, so that two machines agree. Accuracy is that of 512 test rows, which go
-    through the layer together and share its capacity; losses are means over the steps since the frame before.
-    on_frame hears which share of the steps is done.
+    settings: as `sensible` leaves them (labs/routing_rules.py); experts E; k experts per token; capacity_factor, places
+    per expert relative to an even load, None for no limit; overflow "drop" or "reroute"; balance, the name of a loss
+    with the coefficient `strength`, or loss-free with that step; z, coefficient of the z-loss; choice, who chooses;
+    guide with tau; seed of data, weights, order and hash table; steps of 64 rows. With k = 1 a token's weight is its
+    probability (Switch), else the k weights sum to 1. Trained in float64, so that two machines agree. Accuracy is that
+    of 512 test rows, which go through the layer together and share its capacity; losses are means over the steps
+    since the frame before. on_frame hears which share of the steps is done.
     """
-    checks.integer("steps", steps, 1)
-    task = token_task(64 * BATCH, seed=seed, n_test=512)
+    if unknown := set(settings) - set(DEFAULTS):
+        raise ValueError(f"settings must be among {sorted(DEFAULTS)}, got {sorted(unknown)}")
+    run = DEFAULTS | settings
+    steps = checks.integer("steps", run["steps"], 1)
+    task = token_task(EPOCH * BATCH, seed=run["seed"], n_test=512)
     model = MoEClassifier(
-        task.data.x.shape[1], WIDTH, experts, k, task.data.n_classes, seed=seed, hidden=HIDDEN,
-        capacity_factor=capacity_factor, overflow=overflow, renormalise=k > 1,
+        task.data.x.shape[1], WIDTH, run["experts"], run["k"], task.data.n_classes, seed=run["seed"], hidden=HIDDEN,
+        capacity_factor=run["capacity_factor"], overflow=run["overflow"], renormalise=run["k"] > 1,
+        noise=run["noise"], choice=run["choice"].removesuffix("s"), guide=guide_of(run),
     ).double()  # fmt: skip
-    every = max(1, steps // FRAMES)
     events = fit(
-        model, task.stream, [LoadBalance(alpha)], epochs=-(-steps // 64), batch_size=BATCH, lr=LR, seed=seed,
-        eval_every=every,
+        model, task.stream, _methods(run), epochs=-(-steps // EPOCH), batch_size=BATCH, lr=LR, seed=run["seed"],
+        eval_every=max(1, steps // FRAMES),
     )  # fmt: skip
+    text_x, _, text_kind = token_rows(TEXT)
     frames: list[dict] = []
     losses: list[dict[str, float]] = []
     for event in events:
@@ -69,46 +71,29 @@ def train(
             if len(losses) == 1 and len(frames) == 1:
                 frames[0]["losses"] = _means(losses)  # the loss of step 1 is that of the untrained model
         elif isinstance(event, Evaluated):
-            frames.append(_frame(model, task.probe_x.double(), event, losses))
+            frames.append(_frame(model, task.probe_x.double(), text_x.double(), event, losses))
             losses = []
             if on_frame is not None:
                 on_frame(min(1.0, event.step / steps))
             if event.step >= steps:
                 break
-    n, when = len(task.probe_label), "mean over the steps since the frame before"
     return routing_trace(
         frames,
         list(zip(task.probe_label, task.probe_kind.tolist(), strict=True)),
         KINDS,
-        capacity=None if capacity_factor is None else expert_capacity(n, experts, k, capacity_factor),
-        overflow=overflow,
-        formulas={
-            "task": f"cross-entropy of the training rows, {when}",
-            "balance": f"α · E · Σ f·P with α = {alpha:g}, on the training rows, {when}",
-        },
-        title=describe(experts, k, capacity_factor, overflow, alpha),
-        alt=f"{n} tokens of four kinds, {experts} experts: lines show where the router sends each token in training.",
+        line=list(zip(TEXT.split(), text_kind.tolist(), strict=True)),
+        capacity=_places(run, task),
+        overflow=run["overflow"],
+        formulas=_formulas(run),
+        title=describe(run),
+        alt=f"{len(task.probe_label)} tokens of {len(KINDS)} kinds, {run['experts']} experts: lines show who serves "
+        "each token in training.",
     )
 
 
 def committed() -> dict[str, dict]:
     """The committed traces of the presets, {settings as JSON: trace}."""
     return _read(COMMITTED)
-
-
-def settings_key(**settings) -> str:
-    """The name under which a trace is committed: its settings with defaults filled in, as JSON."""
-    if unknown := set(settings) - set(DEFAULTS):
-        raise ValueError(f"settings must be among {sorted(DEFAULTS)}, got {sorted(unknown)}")
-    return json.dumps({**DEFAULTS, **settings}, sort_keys=True)
-
-
-def describe(experts: int, k: int, capacity_factor: float | None, overflow: str, alpha: float) -> str:
-    """The settings in words, e.g. "4 experts, k = 1, no balance loss"."""
-    parts = [f"{experts} experts, k = {k}", f"balance loss α = {alpha:g}" if alpha else "no balance loss"]
-    if capacity_factor is not None:
-        parts.append(f"capacity × {capacity_factor:g}, {overflow}")
-    return ", ".join(parts)
 
 
 def switch_terms(step: dict, experts: int) -> dict:
@@ -134,13 +119,53 @@ def curves(traces: dict[str, dict]) -> list[dict]:
     ]
 
 
-def _frame(model: MoEClassifier, probes: torch.Tensor, event: Evaluated, losses: list[dict[str, float]]) -> dict:
+def _methods(run: dict) -> list[Method]:
+    methods: list[Method] = []
+    if run["balance"] == FREE:
+        methods.append(LossFreeBalance(run["strength"]))
+    elif run["balance"] != "none":
+        checks.choice("balance", run["balance"], tuple(BALANCES))
+        methods.append(LoadBalance(run["strength"], BALANCES[run["balance"]]))
+    if run["z"]:
+        methods.append(LoadBalance(run["z"], "z"))
+    if run["guide"] == TAUGHT:
+        methods.append(TrainThenFreeze(lambda x: owner_of(x, run["experts"]), max(1, run["steps"] // 4)))
+    return methods
+
+
+def _places(run: dict, task: TokenTask) -> int | None:
+    """The probes' places per expert."""
+    n, factor = len(task.probe_label), run["capacity_factor"]
+    if run["choice"] == "experts":
+        return min(n, expert_capacity(n, run["experts"], run["k"], factor or 1.0))
+    return None if factor is None else expert_capacity(n, run["experts"], run["k"], factor)
+
+
+def _formulas(run: dict) -> dict[str, str]:
+    when = "on the training rows, mean over the steps since the frame before"
+    loss = {
+        "Switch loss": "α · E · Σ f·P",
+        "CV2 loss": "α · Var(importance) / mean(importance)²",
+        "Shazeer loss": "α · (CV²(gates) + CV²(smooth load))",
+    }.get(run["balance"])
+    found = {"task": f"cross-entropy, {when}"}
+    found |= {"balance": f"{loss} with α = {run['strength']:g}, {when}"} if loss else {}
+    return found | ({"z-loss": f"z · mean (ln Σ exp S)² with z = {run['z']:g}, {when}"} if run["z"] else {})
+
+
+def _frame(
+    model: MoEClassifier, probes: torch.Tensor, text: torch.Tensor, event: Evaluated, losses: list[dict[str, float]]
+) -> dict:
+    layer, was_training = model.moe, model.training
+    model.eval()
     with torch.no_grad():
+        model(text)
+        line = {"routing": layer.routing, "logits": layer.logits}
         model(probes)
-    layer = model.moe
+    model.train(was_training)
     return {
         "step": event.step, "routing": layer.routing, "losses": _means(losses), "accuracy": event.accuracy[0],
-        "logits": layer.logits if layer.overflow == "reroute" else None,
+        "logits": layer.logits if layer.overflow == "reroute" else None, "line": line, "bias": layer.bias,
     }  # fmt: skip
 
 
@@ -156,7 +181,7 @@ def _read(path: Path) -> dict[str, dict]:
 
 def _write() -> None:
     COMMITTED.parent.mkdir(exist_ok=True)
-    traces = {settings_key(**preset): train(**DEFAULTS | preset) for preset in PRESETS}
+    traces = {settings_key(**preset): train(**sensible(**preset)[0]) for preset in PRESETS}
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(t, separators=(',', ':'))}" for key, t in traces.items())
     COMMITTED.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
 

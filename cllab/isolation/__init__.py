@@ -5,6 +5,7 @@ from cllab.isolation.balance import LoadBalance, balance_loss
 from cllab.isolation.bits import pack_bits, unpack_bits
 from cllab.isolation.column_growth import ColumnGrowth, column_cost, column_growth
 from cllab.isolation.column_reading import column_strengths, lateral_weights
+from cllab.isolation.domain_experts import DomainExperts, log_likelihood, sent_to
 from cllab.isolation.domains import cached_prior, domain_posterior, mixed_log_likelihood, mixture_weights
 from cllab.isolation.expand import ExpandBlocks, expand_blocks
 from cllab.isolation.expert_choice import ExpertChoice, expert_choice
@@ -31,8 +32,10 @@ from cllab.isolation.prompts import PrefixTuning, PromptTuning
 from cllab.isolation.pruning import CapacityError, Pruned, kept_count, packed, prune, share_out
 from cllab.isolation.routing import Routing, expert_capacity, route
 from cllab.isolation.selector import TaskSelector, nearest_centroid, routed_accuracy
+from cllab.isolation.specialisation import expert_usage, specialisation
 from cllab.isolation.switch import Switch, freeze, using
-from cllab.isolation.tokens import TokenTask, token_task
+from cllab.isolation.tokens import TokenTask, token_ids, token_rows, token_task
+from cllab.isolation.train_then_freeze import TrainThenFreeze
 
 __all__ = [
     "HAT",
@@ -42,6 +45,7 @@ __all__ = [
     "Bottleneck",
     "CapacityError",
     "ColumnGrowth",
+    "DomainExperts",
     "ExpandBlocks",
     "ExpertChoice",
     "Factors",
@@ -72,6 +76,7 @@ __all__ = [
     "TaskHeads",
     "TaskSelector",
     "TokenTask",
+    "TrainThenFreeze",
     "add_lora",
     "average_factors",
     "balance_loss",
@@ -85,6 +90,7 @@ __all__ = [
     "expand_blocks",
     "expert_capacity",
     "expert_choice",
+    "expert_usage",
     "freeze",
     "freeze_old",
     "gate_compensation",
@@ -101,6 +107,7 @@ __all__ = [
     "lateral_sum",
     "lateral_weights",
     "load_lora",
+    "log_likelihood",
     "lora_layers",
     "merge_lora",
     "merge_scales",
@@ -117,9 +124,13 @@ __all__ = [
     "routed_accuracy",
     "routing_drift",
     "save_lora",
+    "sent_to",
     "share_out",
     "smooth_load",
+    "specialisation",
     "straight_through_mask",
+    "token_ids",
+    "token_rows",
     "token_task",
     "unmerge_scales",
     "unmerge_weights",

@@ -34,15 +34,17 @@ class ExpertChoice(NamedTuple):
 
 
 def expert_choice(logits: Tensor, capacity: int) -> ExpertChoice:
-    """Let every expert take its `capacity` (C, 1..N) surest tokens; equal probabilities go to the lowest token.
+    """Let every expert take its `capacity` (C, 1..N) surest tokens.
 
-    logits [N, E] finite router scores. Raises TypeError or ValueError naming the argument.
+    Of equal probabilities the token comes first whose own highest one is lower, as it may have no other expert; then
+    the lowest token. logits [N, E] finite router scores. Raises TypeError or ValueError naming the argument.
     """
     logits = scores("logits", logits)
     checks.integer("capacity", capacity, 1, len(logits))
     p = logits.softmax(dim=1)
-    # tokens(e) = the C largest of column e
-    token = p.T.argsort(dim=1, descending=True, stable=True)[:, :capacity]
+    # tokens(e) = the C largest of column e; sorting is stable, so that the order before it decides between equals
+    order = p.amax(dim=1).argsort(stable=True)
+    token = order[p[order].T.argsort(dim=1, descending=True, stable=True)[:, :capacity]]
     weight = p.T.gather(1, token)
     multiplicity = torch.bincount(token.flatten(), minlength=len(logits))
     return ExpertChoice(token, weight, multiplicity, p.sum(dim=0))

@@ -5,7 +5,7 @@ ones, frozen or not. What the layer answers right after growing depends on how t
 
     init      new expert, new row                       same function as before?
     random    fresh                                     no
-    copy      copy of an expert and of its row          only for k = 1, renormalised (the tie goes to the old one)
+    copy      copy of an expert and of its row          only for k = 1, renormalised (twins: rounding decides)
     split     copy, ln(copies) taken from all of them   only where all experts are used (k = E before, all E' after)
     silent    copy, with a bias of SILENT               always; but the new expert gets no token until `wake`
 

@@ -87,6 +87,8 @@ class MoE(nn.Module):
         self.priority = checks.choice("priority", priority, ("order", "probability"))
         self.renormalise = checks.flag("renormalise", renormalise)
         self.choice = checks.choice("choice", choice, ("token", "expert"))
+        if choice == "expert" and (overflow != "drop" or priority != "order"):
+            raise ValueError('overflow and priority must keep their defaults with choice="expert": no expert overflows')
         if k == 1 and renormalise and n_experts > 1 and choice == "token":
             warnings.warn(
                 "MoE with k=1 and renormalise=True: every weight is 1, so the task loss gives the router no "

@@ -1,14 +1,15 @@
-"""A task on which experts can specialise: four kinds of token, each with a rule of its own.
+"""A task on which experts can specialise: five kinds of token, each with a rule of its own.
 
-A row is a token and the four cells written before it, each cell holding one of four values. Which cell gives
+A row is a token and the five cells written before it, each cell holding one of four values. Which cell gives
 the answer depends on the token's kind, and on nothing else:
 
-    digit    0 1 2 3 4 5 6 7    answer = cell 0
-    bracket  ( ) [ ] { } < >    answer = cell 1
-    letter   a b c d e f g h    answer = cell 2
-    code     + - * / = & | !    answer = cell 3
+    digit     0 1 2 3 4 5 6 7                   answer = cell 0
+    bracket   ( ) [ ] { } < >                   answer = cell 1
+    word      cat dog sun rain ...              answer = cell 2    words with a meaning of their own
+    code      += == != -> ...                   answer = cell 3
+    language  the of and is ...                 answer = cell 4    words that hold a sentence together
 
-A linear map of the row cannot do this, and a network that does all four must build four gates; a mixture of
+A linear map of the row cannot do this, and a network that does all five must build five gates; a mixture of
 experts can send each kind to an expert that reads one cell only.
 
 The vectors are made like those of trained embeddings: tokens of one kind are close together, so that a linear
@@ -27,25 +28,29 @@ from cllab import checks
 from cllab.device import generator
 from cllab.streams import Dataset, Stream, Task, split
 
-KINDS = ("digit", "bracket", "letter", "code")
-TOKENS = tuple("01234567()[]{}<>abcdefgh+-*/=&|!")
-"""8 of each kind, in the order of KINDS."""
+KINDS = ("digit", "bracket", "word", "code", "language")
+PER_KIND = 8
+TOKENS = (
+    *"01234567", *"()[]{}<>", "cat", "dog", "sun", "rain", "tree", "river", "bread", "song",
+    "+=", "==", "!=", "->", "&&", "||", "::", "**", "the", "of", "and", "is", "to", "in", "that", "was",
+)  # fmt: skip
+"""PER_KIND of each kind, in the order of KINDS."""
 N_VALUES = 4
 """Values of a cell, and classes of the task. There are as many cells as kinds."""
 MAX_ROWS = 1_000_000
 VECTOR = 8
-"""Width of a token's vector; a row has VECTOR + len(KINDS) * N_VALUES = 24 features."""
+"""Width of a token's vector; a row has VECTOR + len(KINDS) * N_VALUES = 28 features."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTask:
     """Rows to train and test on, and one probe row per token.
 
-    data                    `Dataset` with x [N, 24] and 4 classes.
+    data                    `Dataset` with x [N, 28] and 4 classes.
     kind, kind_test         int64 [N]: index into KINDS for every row of data.x and data.x_test.
-    probe_x, probe_y        [32, 24], int64 [32]: row p holds the token TOKENS[p] with some cells; the same
+    probe_x, probe_y        [40, 28], int64 [40]: row p holds the token TOKENS[p] with some cells; the same
                             for every seed.
-    probe_kind, probe_label the kind of each probe, int64 [32], and its text.
+    probe_kind, probe_label the kind of each probe, int64 [40], and its text.
     """
 
     data: Dataset
@@ -64,7 +69,7 @@ class TokenTask:
     def stages(self, groups: Sequence[Sequence[str]]) -> Stream:
         """Kinds of token that arrive one group after another, as a domain-incremental stream.
 
-        groups: names of KINDS, each at most once, such as [["digit", "bracket"], ["letter"]].
+        groups: names of KINDS, each at most once, such as [["digit", "bracket"], ["word"]].
         """
         named = [kind for group in groups for kind in group]
         for kind in named:
@@ -92,17 +97,41 @@ def token_task(n: int = 4096, seed: int = 0, n_test: int = 1024) -> TokenTask:
     return TokenTask(data, kind, kind_test, probe_x, probe_y, probe_kind, TOKENS)
 
 
+def token_rows(text: str, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(x [T, 28], y int64 [T], kind int64 [T]) for a text of tokens between blanks; cells are drawn from `seed`.
+
+    ValueError for a text without tokens and for a token that is not in TOKENS.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, got {type(text).__name__}")
+    labels = text.split()
+    for label in labels:
+        checks.choice("each token of text", label, TOKENS)
+    if not labels:
+        raise ValueError("text must hold at least one token, got none")
+    return _rows(torch.tensor([TOKENS.index(label) for label in labels]), generator(seed, "text cells"))
+
+
+def token_ids(x: Tensor) -> Tensor:
+    """The index into TOKENS of each row x [N, 28], int64 [N], read off its vector: what a hash or an owner needs."""
+    checks.floats("x", x, 2)
+    width = VECTOR + len(KINDS) * N_VALUES
+    if x.shape[1] != width:
+        raise ValueError(f"x must hold rows of the token task, [N, {width}], got {tuple(x.shape)}")
+    return torch.cdist(x[:, :VECTOR], _vectors().to(x)).argmin(dim=1)
+
+
 def _rows(token: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(x, y, kind) for these tokens [N], with cells drawn from `source`."""
-    kind = token // 8
-    cells = torch.randint(N_VALUES, (len(token), len(KINDS)), generator=source)  # [N, 4]
+    kind = token // PER_KIND
+    cells = torch.randint(N_VALUES, (len(token), len(KINDS)), generator=source)  # [N, 5]
     y = cells.gather(1, kind[:, None])[:, 0]
     return torch.cat([_vectors()[token], one_hot(cells, N_VALUES).flatten(1).float()], dim=1), y, kind
 
 
 def _vectors() -> Tensor:
-    """[32, VECTOR]: a part common to all tokens, one per kind, each on an axis, and the token's own."""
-    kind = torch.arange(len(TOKENS)) // 8
+    """[40, VECTOR]: a part common to all tokens, one per kind, each on an axis, and the token's own."""
+    kind = torch.arange(len(TOKENS)) // PER_KIND
     common = one_hot(torch.full_like(kind, VECTOR - 1), VECTOR)
     own = torch.randn(len(TOKENS), VECTOR, generator=generator(0, "token vectors"))
-    return 8.0 * common + one_hot(kind, VECTOR) + 0.2 * own
+    return 8.0 * common + one_hot(kind, VECTOR) + 0.1 * own

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 
 from cllab.player.schema_columns import check_columns
+from cllab.player.schema_growing import check_growing
 from cllab.player.schema_lowrank import check_lowrank
 from cllab.player.schema_packing import check_packing
+from cllab.player.schema_routing import check_routing
 from cllab.player.schema_springs import check_springs
 
 VERSION = 1
@@ -22,6 +24,7 @@ KEYS = {
     "lowrank": ("shows",),
     "columns": ("tasks", "sizes", "laterals", "width", "brightest", "growth", "cost"),
     "packing": ("shows",),
+    "growing": ("stages", "kinds", "stage_of", "k", "runs"),
     "springs": ("names", "extent", "lam", "lr", "n", "marks", "contours", "free", "panels"),
 }
 STEP_KEYS = {
@@ -39,6 +42,7 @@ STEP_KEYS = {
     "lowrank": (),
     "columns": ("task", "step", "own", "lateral", "read", "accuracy", "finished", "moved", "maps"),
     "packing": (),
+    "growing": ("stage", "step"),
     "springs": ("step",),
 }  # fmt: skip
 
@@ -81,9 +85,10 @@ def validate_trace(trace: dict) -> dict:
             raise TypeError(f"trace['steps'][{i}] must be a dict, got {type(step).__name__}")
         _has(f"trace['steps'][{i}]", step, ("text", *STEP_KEYS[kind]))
     _plain("trace", trace)
-    {"herding": _herding, "routing": _routing, "run": _run, "memory": _memory, "features": _features,
+    {"herding": _herding, "routing": check_routing, "run": _run, "memory": _memory, "features": _features,
      "generations": _generations, "distillation": _distillation, "projection": _projection, "columns": check_columns,
-     "lowrank": check_lowrank, "packing": check_packing, "springs": check_springs}[kind](trace)  # fmt: skip
+     "lowrank": check_lowrank, "packing": check_packing, "growing": check_growing,
+     "springs": check_springs}[kind](trace)  # fmt: skip
     return trace
 
 
@@ -102,7 +107,7 @@ def _plain(name: str, value) -> None:
             _plain(f"{name}[{key!r}]", item)
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            if type(item) not in (int, str):  # the common case goes without building a name
+            if type(item) not in (int, str, bool):  # the common case goes without building a name
                 _plain(f"{name}[{i}]", item)
     elif isinstance(value, float):
         if not math.isfinite(value):
@@ -132,20 +137,6 @@ def _herding(trace: dict) -> None:
         if step["phase"] == "train":
             _has(name, step, ("loss",))
             _has(f"{name}['loss']", step["loss"], ("row", "columns", "distillation", "floor", "new", "mean"))
-
-
-def _routing(trace: dict) -> None:
-    n, n_experts, k = len(trace["tokens"]), trace["experts"], trace["k"]
-    for i, step in enumerate(trace["steps"]):
-        name = f"trace['steps'][{i}]"
-        for key in ("load", "importance"):
-            _length(f"{name}[{key!r}]", step[key], n_experts)
-        for key in ("expert", "weight", "kept"):
-            _length(f"{name}[{key!r}]", step[key], n)
-            for row in step[key]:
-                _length(f"a row of {name}[{key!r}]", row, k)
-        if any(not 0 <= e < n_experts for row in step["expert"] for e in row):
-            raise ValueError(f"{name}['expert'] must name experts from 0 to {n_experts - 1}")
 
 
 def _memory(trace: dict) -> None:

@@ -14,9 +14,12 @@ herding  points [N][2], owner [N] (class index), names [N], classes [C]; optiona
          means {class: [2]} of the memory; optional available (classes whose data are at hand), query [2];
          in "train" loss {row (a point), columns of {class, old, target, output, loss, gradient}, distillation,
          floor, new, mean}, numbers None where they are not told yet; in "test" query is the point to classify.
-routing  experts E, k, capacity, overflow, kinds, tokens [N] of {label, kind}; optional formulas {loss: text}.
+routing  experts E, k, capacity, overflow, kinds, tokens [N] of {label, kind}; optional choice "expert" where experts
+         choose their tokens ("token" without it), formulas {loss: text}, line [M] of {label, kind}, a text.
          step: step, expert [N][k], weight [N][k], kept [N][k], load [E], importance [E], dropped,
-         losses {name: number}, accuracy; optional wanted [N][k], the choice before capacity.
+         losses {name: number}, accuracy; optional wanted [N][k], the choice before capacity; specialisation in [0, 1];
+         bias [E]; line {expert [M][k], kept [M][k], percent [M][E]}, who serves the text and the router's
+         probabilities in percent. Where experts choose, a row of expert, weight and kept has 0 to E entries.
 run      tasks [T], extent [x0, x1, y0, y1] or None, grid n, samples [[x, y, class]], runs [{name, frames}]
          with frames [{step, task, accuracy [T], R [T][T], cells}]; cells is a string of n*n base-36 digits,
          the predicted class of every cell, row by row from y0; optional classes and class_colours.
@@ -77,6 +80,7 @@ from cllab.player.from_columns import columns_trace
 from cllab.player.from_distillation import answers_trace, distillation_trace, following_trace
 from cllab.player.from_features import features_trace
 from cllab.player.from_generations import generations_trace, image_digits
+from cllab.player.from_growing import growing_trace, grown_run_trace
 from cllab.player.from_herding import herding_trace
 from cllab.player.from_lowrank import lowrank_trace, merging_trace, overlap_trace
 from cllab.player.from_memory import memory_trace
@@ -98,6 +102,8 @@ __all__ = [
     "following_trace",
     "generations_trace",
     "grid_points",
+    "growing_trace",
+    "grown_run_trace",
     "herding_trace",
     "image_digits",
     "lowrank_trace",

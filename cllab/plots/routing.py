@@ -81,7 +81,7 @@ def _draw_experts(ax: Axes, trace: dict, now: dict, heights: list[float]) -> Non
     for e, y in enumerate(heights):
         colour, load, importance = task_colour(e), now["load"][e], now["importance"][e]
         ax.plot(EXPERT, y, marker=task_marker(e), color=colour, ms=12, mec=INK, ls="", zorder=4)
-        ax.annotate(str(e + 1), (EXPERT, y), (9, 0), textcoords="offset points", va="center", color=INK)
+        ax.annotate(str(e), (EXPERT, y), (9, 0), textcoords="offset points", va="center", color=INK)
         first = e == 0
         ax.barh(y + thick * 0.6, load * scale, thick, left=BAR, color=colour, label="load" if first else None)
         outline = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.2}

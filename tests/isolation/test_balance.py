@@ -187,7 +187,7 @@ def test_it_is_a_method_and_names_bad_input():
 def test_it_spreads_the_load_over_the_experts():
     def share_of_top_three(alpha, seed):
         task = token_task(2048, seed)
-        model = classifier(24, 4, seed)
+        model = classifier(28, 4, seed)
         run(model, task.stream, [LoadBalance(alpha)], epochs=5, batch_size=128, lr=1e-2, seed=seed)
         with torch.no_grad():
             model(task.data.x_test)
@@ -198,41 +198,7 @@ def test_it_spreads_the_load_over_the_experts():
         assert share_of_top_three(0.0, seed) > 0.75 > 0.62 > share_of_top_three(0.1, seed)
 
 
-# The token task.
-
-
-def test_token_task_follows_its_rules():
-    task = token_task(256, seed=3)
-    for x, y, kind in (
-        (task.data.x, task.data.y, task.kind),
-        (task.data.x_test, task.data.y_test, task.kind_test),
-        (task.probe_x, task.probe_y, task.probe_kind),
-    ):
-        cells = x[:, 8:].view(-1, 4, 4).argmax(dim=2)
-        assert y.tolist() == [int(cells[i, kind[i]]) for i in range(len(y))]
-    assert task.data.n_classes == 4 and len(task.stream) == 1 and task.stream.in_features == 24
-    assert task.data.x.shape == (256, 24) and len(set(task.probe_label)) == 32
-    assert task.probe_kind.bincount().tolist() == [8, 8, 8, 8]
-
-
-def test_token_task_has_its_limits_and_can_be_compared():
-    task = token_task(64, n_test=64)
-    assert task == task and task != token_task(64, n_test=64)
-    for name in ("n", "n_test"):
-        with pytest.raises(ValueError, match=f"^{name} "):
-            token_task(**{name: 10**30})
-
-
-def test_token_task_depends_on_its_seed_and_the_probes_do_not():
-    a, same, b = token_task(64, seed=0), token_task(64, seed=0), token_task(64, seed=1)
-    assert torch.equal(a.data.x, same.data.x) and not torch.equal(a.data.x, b.data.x)
-    assert torch.equal(a.probe_x, b.probe_x) and torch.equal(a.probe_y, b.probe_y)
-    for arguments in ({"n": 10}, {"n_test": 0}):
-        with pytest.raises(ValueError, match=f"^{next(iter(arguments))}"):
-            token_task(**arguments)
-
-
 def test_no_warning_on_the_way():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        classifier(24, 4)
+        classifier(28, 4)

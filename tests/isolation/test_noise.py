@@ -92,7 +92,7 @@ def test_noise_and_its_loss_keep_experts_from_collapsing():
     for seed in range(2):
         task, most = token_task(1024, seed=seed, n_test=64), {}
         for noise in (False, True):
-            model = MoEClassifier(24, 16, 8, 1, 4, seed=seed, hidden=8, renormalise=False, noise=noise)
+            model = MoEClassifier(28, 16, 8, 1, 4, seed=seed, hidden=8, renormalise=False, noise=noise)
             methods = [LoadBalance(0.1, "shazeer")] if noise else []
             run(model, task.stream, methods, epochs=4, lr=5e-3, seed=seed)
             model.eval()(task.data.x)

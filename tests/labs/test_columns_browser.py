@@ -36,6 +36,7 @@ def test_the_columns_grow_without_a_click(open_page, lab_url):
     go(page, lab_url)
     expect(page.locator(".cllab-player")).to_have_attribute("data-step", re.compile("^[1-9]"), timeout=LONG)
     expect(page.locator(".readouts").get_by_text("columns = 2")).to_be_visible(timeout=LONG)
+    expect(page.locator(".columns-note").first).to_contain_text("Thickness of a line: its share")
 
 
 def test_laterals_light_up_and_old_answers_stay(page, lab_url):

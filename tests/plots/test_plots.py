@@ -424,6 +424,17 @@ def test_routing_without_a_capacity_has_no_wall(ax):
     assert not [label for label in labels(ax) if "capacity" in label]
 
 
+def test_experts_that_choose_may_serve_a_token_twice_or_not_at_all(ax):
+    step = routing_trace()["steps"][0] | {
+        "expert": [[0, 1], [], [0], [2]], "weight": [[0.6, 0.3], [], [0.7], [0.2]],
+        "kept": [[True, True], [], [True], [True]], "dropped": 0,
+    }  # fmt: skip
+    plots.draw_routing(ax, routing_trace(steps=[step], choice="expert"), 0)
+    ways = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_label() != "capacity 2"]
+    assert [line.get_color() for line in ways] == [palette.TASK_COLOURS[e] for e in (0, 1, 0, 2)]
+    assert {"0", "1", "2"} <= set(words(ax)), "experts are numbered as in the sentence, from 0"
+
+
 # Figures
 
 

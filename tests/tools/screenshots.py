@@ -24,6 +24,7 @@ PAGES = {
     "lowrank": "lowrank?lora_r=3",
     "columns": "columns",
     "packing": "packing",
+    "growing": "growing",
 }  # the first page is the root
 README_PICTURES = ROOT / ".github" / "images"
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"
