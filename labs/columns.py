@@ -13,8 +13,8 @@ from labs.player import player
 
 LOOK = (
     "Each task gets a column of its own, and the old ones are frozen: nothing is forgotten, bit for bit. A new column "
-    "may read what the old columns make of its rows, through laterals that start at 0. Watch them light up in step "
-    "with its accuracy, and the parameters grow with every pair of columns."
+    "may read what the old columns make of its rows, through laterals: extra weights that start at 0. Watch their "
+    "lines thicken in step with its accuracy, and the parameters grow with every pair of columns."
 )
 PRESETS = {
     "Other names": {},
@@ -28,7 +28,7 @@ PRESETS = {
 CLAIMS = {
     "Other names": "The same digits, but their names are exchanged, and 20 rows to learn them: reading helps.",
     "Plenty of rows": "With 300 rows a column alone does well too. Reading still saves it time.",
-    "Nothing worth reading": "Shuffled pixels: the laterals light up all the same, but they bring hardly anything.",
+    "Nothing worth reading": "Shuffled pixels: the laterals thicken all the same, but accuracy gains hardly anything.",
     "Pairs of digits": "Ten rows of two new digits are nearly enough for a column alone: little is left to gain.",
     "Narrow adapters": "All old columns are read through three units per layer: fewer weights, and a part of the gain.",
     "Five columns": "Ten pairs of columns: the counter runs away from that of separate networks.",
@@ -46,6 +46,7 @@ KEPT = 24
 ON_A_PHONE = """<style>@media (max-width: 640px) {
 [data-testid="stLayoutWrapper"]:has(> .st-key-col_settings) { order: 1; }
 [data-testid="stMainBlockContainer"] table { display: block; overflow-x: auto; font-size: 0.75rem; }
+[data-testid="stMainBlockContainer"] td { white-space: nowrap; }
 [data-testid="stMainBlockContainer"] :is(th, td) { padding: 0.2rem 0.3rem; }
 }</style>"""
 
@@ -157,7 +158,7 @@ def guessed(trace: dict, chosen: dict) -> bool:
     if guess is None:
         return False
     judged = "Right" if guess == truth else f"You said {guess}"
-    text = f"{judged}: {truth}, {100 * gain:+.0f} points.".replace("-", "−")
+    text = f"{judged}: {truth}, {round(100 * gain):+d} points.".replace("-", "−")
     (st.success if guess == truth else st.info)(text)
     return True
 
@@ -175,8 +176,9 @@ def trained(chosen: dict) -> tuple[dict, str]:
         return known, "Trained beforehand"
     if key not in kept:
         start = time.perf_counter()
-        bar = st.progress(0.0, f"Training {chosen['columns']} columns, with laterals and without")
-        trace = traces.train(**chosen, on_frame=lambda share: bar.progress(min(1.0, share)))
+        about = f"Training {chosen['columns']} columns, with laterals and without"
+        bar = st.progress(0.0, about)
+        trace = traces.train(**chosen, on_frame=lambda share: bar.progress(min(1.0, share), about))
         bar.empty()
         while len(kept) >= KEPT:
             kept.pop(next(iter(kept)), None)

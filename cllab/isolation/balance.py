@@ -59,7 +59,7 @@ def balance_loss(kind: str, logits: Tensor, routing: Routing, smooth_load: Tenso
     if kind == "cv2":
         return squared_variation(importance)
     if kind == "shazeer":
-        if smooth_load is None or smooth_load.shape != importance.shape:
+        if not isinstance(smooth_load, Tensor) or smooth_load.shape != importance.shape:
             raise ValueError('smooth_load must be a tensor [E] for "shazeer": its layer needs noise, and training mode')
         if checks.floats("smooth_load", smooth_load).min() < 0 or smooth_load.sum() == 0:
             raise ValueError(f"smooth_load must be at least 0 and not all 0, got {smooth_load.tolist()}")

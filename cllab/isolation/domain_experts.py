@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from cllab import checks
 from cllab.isolation.growth import freeze_old, grow
-from cllab.isolation.moe_classifier import MoEClassifier
+from cllab.isolation.moe import MoE
+from cllab.isolation.moe_classifier import MoEClassifier, Owned
 from cllab.isolation.switch import freeze
 from cllab.training import Context, Method, evaluating
 
@@ -47,6 +48,16 @@ def log_likelihood(model: MoEClassifier, x: Tensor, y: Tensor) -> Tensor:
     return answers.gather(2, y.to(x.device)[:, None, None].expand(-1, answers.shape[1], 1))[:, :, 0]
 
 
+class Newest:
+    """An owner of all rows: the layer's newest expert."""
+
+    def __init__(self, moe: MoE):
+        self.moe = moe
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.full((len(x),), self.moe.n_experts - 1, device=x.device)
+
+
 class DomainExperts(Method):
     """An expert per task, for an `MoEClassifier` that starts with a single expert.
 
@@ -57,6 +68,8 @@ class DomainExperts(Method):
     def __init__(self, prior: list[float] | None = None):
         self.prior = None
         if prior is not None:
+            if not isinstance(prior, list | tuple):
+                raise TypeError(f"prior must be a list of weights or None, got {type(prior).__name__}")
             weights = [checks.number("each of prior", weight, 0.0) for weight in prior]
             if not weights or weights[0] == 0:
                 raise ValueError(f"prior must leave the first domain a weight above 0, got {prior}")
@@ -76,7 +89,7 @@ class DomainExperts(Method):
             freeze(model)
             grow(model.moe, 1, "copy", source=[best], generator=self.generator)
             freeze_old(model.moe)
-        ctx.model.guide = lambda x: {"expert": torch.full((len(x), 1), ctx.model.moe.n_experts - 1, device=x.device)}
+        ctx.model.guide = Owned(Newest(ctx.model.moe), ctx.model)
 
     def parameters(self, ctx: Context) -> list[nn.Parameter]:
         return [parameter for parameter in ctx.model.parameters() if parameter.requires_grad]

@@ -49,11 +49,11 @@ def mixture_weights(
     if prior == "cached":
         if cached is None:
             raise ValueError('cached must be a prior [D] for prior="cached", got None')
-        _check_prior(cached, n_domains)
+        _check_prior(cached, n_domains, "cached")
         start = cached.to(log_likelihood) / cached.sum()
     if prior != "updating":
         # ln P(d) + sum_{s<t} ln p(x_s | x_<s, d)
-        before = log_likelihood.cumsum(dim=0) - log_likelihood
+        before = torch.cat([log_likelihood.new_zeros(1, n_domains), log_likelihood[:-1].cumsum(dim=0)])
         return domain_posterior(before, start)
     if checks.number("decay", decay, 0.0, 1.0) == 0:
         raise ValueError("decay must be above 0, got 0")
@@ -74,7 +74,7 @@ def mixed_log_likelihood(log_likelihood: Tensor, weights: Tensor) -> Tensor:
     return (log_likelihood + weights.log()).logsumexp(dim=1)
 
 
-def _check_prior(prior: Tensor, n_domains: int) -> None:
-    checks.floats("prior", prior, 1)
+def _check_prior(prior: Tensor, n_domains: int, name: str = "prior") -> None:
+    checks.floats(name, prior, 1)
     if len(prior) != n_domains or bool((prior < 0).any()) or float(prior.sum()) == 0:
-        raise ValueError(f"prior must hold {n_domains} numbers, at least 0 and not all 0, got {prior.tolist()}")
+        raise ValueError(f"{name} must hold {n_domains} numbers, at least 0 and not all 0, got {prior.tolist()}")

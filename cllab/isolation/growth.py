@@ -92,6 +92,8 @@ def grow(
     checks.generator("generator", generator)
     if source is not None and not isinstance(source, Sequence):
         raise TypeError(f"source must be a list of experts or None, got {source!r}")
+    if source is not None and init == "random":
+        raise ValueError(f'source must be None with init="random", which copies nothing, got {source}')
     source = [i % old for i in range(n_new)] if source is None else list(source)
     if init != "random":
         if len(source) != n_new:
@@ -133,7 +135,8 @@ def wake(moe: MoE) -> None:
     _check_grown(moe)
     *old, newest = stages(moe.router)
     known = torch.cat([stage.bias for stage in old])
-    newest.bias[newest.bias <= SILENT / 2] = known[known > SILENT / 2].mean()
+    # weight decay may have brought a silent row nearer
+    newest.bias[newest.bias <= SILENT / 100] = known[known > SILENT / 2].mean()
 
 
 def widened(inner: nn.Linear, outer: nn.Linear, unit: int) -> tuple[nn.Linear, nn.Linear]:

@@ -49,7 +49,8 @@ class LifelongMoE(Method):
     n_new: experts that each later task adds to every layer. lam: weight of the KL term, >= 0. init, noise: how they
     start (growth.py); copies are made of the experts that the new task's rows use most. quiet: with "silent", for how
     many steps the new experts stay without tokens before they compete; 0: they are woken after the first step.
-    freeze: False leaves the old experts and rows to move, to see what freezing does.
+    freeze: False leaves the old experts and rows to move, to see what freezing does. ("split" takes ln 2 from the bias
+    of the old row that it copies, frozen or not.) Drift is counted over the assignments of all layers together.
 
     The model is changed in place and keeps its experts. The next run of the same object on it lets all of them learn.
     """
@@ -79,8 +80,8 @@ class LifelongMoE(Method):
         self._froze = []
         self.teacher: nn.Module | None = None
         self.steps = 0
-        self.routes: list[Tensor] = []  # of each task's test rows when it was learned, [layers, N, k]
-        self.sizes: list[int] = []  # experts of the first layer then
+        self.routes: list[list[Tensor]] = []  # of each task's test rows when it was learned: per layer [N, k]
+        self.sizes: list[list[int]] = []  # experts of each layer then
 
     def start_task(self, ctx: Context) -> None:
         if ctx.task_index == 0:
@@ -90,7 +91,7 @@ class LifelongMoE(Method):
         self._routes(ctx.model, ctx.task.x)
         for layer in moe_layers(ctx.model):
             busiest = layer.routing.load.argsort(descending=True, stable=True).tolist()
-            source = [busiest[i % len(busiest)] for i in range(self.n_new)]
+            source = None if self.init == "random" else [busiest[i % len(busiest)] for i in range(self.n_new)]
             grow(layer, self.n_new, self.init, source=source, noise=self.noise, generator=self.generator)
             if self.freeze:
                 self._froze += freeze_old(layer)
@@ -121,13 +122,16 @@ class LifelongMoE(Method):
         if self.steps < self.quiet:  # a task with fewer steps than that
             self._wake(ctx)
         drift, gone = [], []
-        for before, size, task in zip(self.routes, self.sizes, ctx.stream.tasks, strict=False):
+        for before, sizes, task in zip(self.routes, self.sizes, ctx.stream.tasks, strict=False):
             after = self._routes(ctx.model, task.x_test)
-            drift.append(routing_drift(before.flatten(0, 1), after.flatten(0, 1)))
-            gone.append((after >= size).double().mean().item())
+            total = sum(layer.numel() for layer in after)
+            moved = sum(routing_drift(b, a) * a.numel() for b, a in zip(before, after, strict=True))
+            newer = sum(int((a >= size).sum()) for a, size in zip(after, sizes, strict=True))
+            drift.append(moved / total)
+            gone.append(newer / total)
         self.routes.append(self._routes(ctx.model, ctx.task.x_test))
-        self.sizes.append(moe_layers(ctx.model)[0].n_experts)
-        yield Phase("routing", {"experts": self.sizes[-1], "drift": drift, "to newer experts": gone})
+        self.sizes.append([layer.n_experts for layer in moe_layers(ctx.model)])
+        yield Phase("routing", {"experts": self.sizes[-1][0], "drift": drift, "to newer experts": gone})
 
     def state_dict(self) -> dict:
         return {
@@ -142,8 +146,8 @@ class LifelongMoE(Method):
         self.routes = list(state["routes"])
 
     @torch.no_grad()
-    def _routes(self, model: nn.Module, x: Tensor) -> Tensor:
-        """The experts of the rows x in every layer, int64 [layers, N, k] on the CPU."""
+    def _routes(self, model: nn.Module, x: Tensor) -> list[Tensor]:
+        """The experts of the rows x in every layer, int64 [N, k] each, on the CPU."""
         with evaluating(model):
             model(x)
-        return torch.stack([layer.routing.expert.cpu() for layer in moe_layers(model)])
+        return [layer.routing.expert.cpu() for layer in moe_layers(model)]

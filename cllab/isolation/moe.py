@@ -119,13 +119,12 @@ class MoE(nn.Module):
         that count, in order: prior [N, E], a prior over the experts (guided.py); expert int64 [N, slots], the
         experts themselves, each with the same weight: neither the router is asked (hash routing) nor the capacity.
         """
-        checks.floats("x", x)
+        checks.floats("x", x if mask is None else _counted(x, mask))
         if x.shape[-1:] != (self.dim,):
             raise ValueError(f"x must have shape [..., {self.dim}], got {tuple(x.shape)}")
         if x.dtype != self.router.weight.dtype:
             raise TypeError(f"x must be {self.router.weight.dtype} as the layer's weights, got {x.dtype}")
         if mask is not None:
-            _check_mask(mask, x)
             y = torch.zeros_like(x)
             y[mask] = self._tokens(x[mask], prior, expert)
             return y
@@ -141,7 +140,7 @@ class MoE(nn.Module):
         if expert is not None:
             routing = self._forced(logits, expert)
         elif self.choice == "expert":
-            capacity = expert_capacity(len(h), self.n_experts, self.k, self.capacity_factor or 1.0)
+            capacity = expert_capacity(len(h), max(n_open, self.k), self.k, self.capacity_factor or 1.0)
             routing = expert_choice(logits, min(capacity, len(h)))
         else:
             capacity = None
@@ -191,8 +190,9 @@ class MoE(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict, prefix, *arguments) -> None:
-        if self.bias is None and f"{prefix}bias" in state_dict:  # the state of a layer that was balanced without a loss
-            self.bias = torch.zeros_like(state_dict[f"{prefix}bias"], device=self.router.weight.device)
+        bias = state_dict.get(f"{prefix}bias")
+        if self.bias is None and bias is not None and bias.shape == (self.n_experts,):  # balanced without a loss
+            self.bias = torch.zeros_like(bias, device=self.router.weight.device)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def __getstate__(self) -> dict:
@@ -200,7 +200,10 @@ class MoE(nn.Module):
         return {**self.__dict__, "logits": None, "routing": None, "smooth_load": None}
 
 
-def _check_mask(mask: Tensor, x: Tensor) -> None:
+def _counted(x: Tensor, mask: Tensor) -> Tensor:
+    """The rows of x [..., D] that are no padding; the mask is checked."""
+    if not isinstance(x, Tensor) or x.ndim == 0:
+        return x
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"mask must be a boolean tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
     if mask.shape != x.shape[:-1] or not bool(mask.any()):
@@ -208,3 +211,4 @@ def _check_mask(mask: Tensor, x: Tensor) -> None:
             f"mask must have shape {tuple(x.shape[:-1])} and at least one True, "
             f"got shape {tuple(mask.shape)} with {int(mask.sum())} True"
         )
+    return x[mask]

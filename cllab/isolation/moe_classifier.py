@@ -10,6 +10,17 @@ from cllab.isolation.moe import MoE
 from cllab.models import MAX_WIDTH, linear
 
 
+class Owned:
+    """A guide for the time being: rows go to the experts owner(x), int64 [N]; `before` is the guide that comes back."""
+
+    def __init__(self, owner: Callable[[Tensor], Tensor], model: "MoEClassifier"):
+        self.owner = owner
+        self.before = model.guide.before if isinstance(model.guide, Owned) else model.guide
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        return {"expert": self.owner(x)[:, None]}
+
+
 class MoEClassifier(nn.Module):
     """embed -> MoE with a residual around it -> linear head: x [N, in_features] -> logits [N, n_classes].
 
@@ -37,7 +48,10 @@ class MoEClassifier(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """What the head sees in x [N, in_features]: [N, dim]."""
         h = self.embed(x)
-        return h + self.moe(h, **(self.guide(x) if self.guide else {}))
+        told = self.guide(x) if self.guide else {}
+        if not isinstance(told, dict) or not set(told) <= {"prior", "expert"}:
+            raise TypeError(f"guide must return a dict with prior or expert, got {told!r:.80}")
+        return h + self.moe(h, **told)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, in_features] -> logits [N, n_classes]."""

@@ -25,8 +25,8 @@ from cllab.isolation.routing import scores
 def noisy_scores(clean: Tensor, spread: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
     """(H, sigma) from clean scores, h W_noise (`spread`) and standard normal numbers `epsilon`, all [N, E]."""
     checks.alike(clean=clean, spread=spread, epsilon=epsilon)
-    # sigma = softplus(h W_noise)
-    sigma = softplus(spread)
+    # sigma = softplus(h W_noise), and never 0 by underflow
+    sigma = softplus(spread).clamp_min(torch.finfo(spread.dtype).tiny)
     # H = S + epsilon sigma
     return clean + epsilon * sigma, sigma
 

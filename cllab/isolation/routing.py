@@ -75,11 +75,11 @@ def route(
                  k experts left. Padding takes no part: pass the rows of real tokens only.
     k            experts per token, 1..E.
     capacity     places per expert, >= 1 (see `expert_capacity`); None means no limit.
-    overflow     "drop": an assignment that finds its expert full is dropped. "reroute": it goes to the most
-                 probable expert that its token does not use yet and that has room. This starts only when all
+    overflow     "drop": an assignment that finds its expert full is dropped. "reroute": it goes to the
+                 token's best-ranked expert that it does not use yet and that has room. This starts only when all
                  own choices are placed, so a rerouted assignment never takes a place that another token
-                 chose; all assignments still without a place try their next expert together, stage by stage.
-                 Dropped only if none has room.
+                 chose; then the first choices without a place try their next experts, stage by stage and all
+                 tokens together, then the second choices. Dropped only if none has room.
     renormalise  True: a token's k weights sum to 1, dropped ones included. False: weights are the
                  probabilities themselves. With k=1 the renormalised weight is the constant 1 and gives the
                  router no gradient.

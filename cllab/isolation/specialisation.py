@@ -29,7 +29,8 @@ def expert_usage(kind: Tensor, routing: Routing | ExpertChoice, n_kinds: int) ->
         raise ValueError(f"kind must be below n_kinds = {n_kinds}, got {int(kind.max())}")
     if isinstance(routing, ExpertChoice):
         n, n_experts = len(routing.multiplicity), len(routing.token)
-        token, expert = routing.token.flatten(), torch.arange(n_experts).repeat_interleave(routing.token.shape[1])
+        expert, place = (routing.weight.detach() > 0).cpu().nonzero(as_tuple=True)
+        token = routing.token.cpu()[expert, place]
     elif isinstance(routing, Routing):
         n, n_experts = len(routing.expert), len(routing.load)
         token, expert = routing.kept.nonzero()[:, 0], routing.expert[routing.kept]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor, nn
 
 from cllab import checks
-from cllab.isolation.moe_classifier import MoEClassifier
+from cllab.isolation.moe_classifier import MoEClassifier, Owned
 from cllab.isolation.switch import freeze
 from cllab.training import Batch, Context, Method, Phase
 
@@ -25,7 +25,8 @@ class TrainThenFreeze(Method):
 
     owner: function of rows x [N, in_features] that returns experts int64 [N]. steps: at least 1; a run with fewer
     freezes the experts at its end. Evaluations before that use the owner as well. A guide that the model had
-    comes back afterwards. The next run of the same object on the model lets its experts learn again.
+    comes back afterwards; a run that is abandoned before leaves the owner in place until the next one with this
+    method. The next run of the same object on the model lets its experts learn again.
     """
 
     def __init__(self, owner: Callable[[Tensor], Tensor], steps: int):
@@ -43,11 +44,15 @@ class TrainThenFreeze(Method):
         if self._model is ctx.model:
             for parameter in self._froze:
                 parameter.requires_grad_(True)
-            if self._guiding:
-                ctx.model.guide = self._guide
         self._model, self._froze, self._guiding = ctx.model, [], True
         self.taken = 0
-        self._guide, ctx.model.guide = ctx.model.guide, lambda x: {"expert": self.owner(x)[:, None]}
+        ctx.model.guide = Owned(self.owner, ctx.model)
+
+    def start_task(self, ctx: Context) -> None:
+        # what a task trains is known from the steps before it, also where a run is taken up again
+        before = sum(ctx.epochs * -(-len(task.y) // ctx.batch_size) for task in ctx.stream.tasks[: ctx.task_index])
+        if self._guiding and before >= self.steps:
+            self._let_go(ctx.model)
 
     def after_step(self, ctx: Context, batch: Batch) -> None:
         self.taken += 1
@@ -61,7 +66,7 @@ class TrainThenFreeze(Method):
 
     def _let_go(self, model: MoEClassifier) -> None:
         """The router decides from here on, and the experts stay what they are."""
-        model.guide, self._guiding = self._guide, False
+        model.guide, self._guiding = model.guide.before, False
         self._froze = [parameter for parameter in model.moe.experts.parameters() if parameter.requires_grad]
         freeze(self._froze)
 
@@ -70,5 +75,5 @@ class TrainThenFreeze(Method):
 
     def load_state_dict(self, state: dict) -> None:
         self.taken = state["taken"]
-        if not state["guiding"]:
+        if self._guiding and not state["guiding"]:
             self._let_go(self._model)

@@ -29,11 +29,12 @@ VIEWS.columns = {
       const maps = columnsMaps(left, ...given);
       const worth = columnsWorth(room, ...given);
       const growth = columnsGrowth(room, ...given);
+      const note = "Thickness of a line: its share of what enters the layer. Dashed boxes are frozen.";
       const columns = wide ? `grid-template-columns:${left}px minmax(0,1fr)` : null;
       const grid = el(
         "div",
         { class: "columns-grid", style: columns },
-        el("div", {}, graph.node, maps.node),
+        el("div", {}, graph.node, el("div", { class: "columns-note" }, note), maps.node),
         el("div", {}, worth.node, growth.node),
       );
       stage.replaceChildren(numbers.node, grid);
@@ -235,7 +236,7 @@ function columnsMaps(width, trace, colours, explain) {
     }
     const far = number(trace.brightest, 2);
     const what = trace.laterals === "linear" ? "from: laterals U" : "from: laterals, α U V";
-    node.append(el("div", { class: "columns-note" }, `A cell is a weight, empty for 0, full for ±${far}. ${what}; own: W.`));
+    node.append(el("div", { class: "columns-note" }, `A cell is a weight: empty for 0, full colour for ±${far}. ${what}; own: W.`));
   }
 
   function map(cells, rows, i, j, step) {

@@ -67,7 +67,7 @@ function columnsGrowth(width, trace, colours, explain) {
   for (const value of ticks([0, top], 4))
     picture.append(
       svg("line", { class: "grid", x1: area.left, x2: area.right, y1: y(value), y2: y(value) }),
-      svg("text", { x: area.left - 5, y: y(value) + 4, "text-anchor": "end" }, value >= 1e4 ? `${value / 1000}k` : value),
+      svg("text", { x: area.left - 5, y: y(value) + 4, "text-anchor": "end" }, value && top >= 1e4 ? `${value / 1000}k` : value),
     );
   for (let K = 1; K <= most; K++) picture.append(svg("text", { x: x(K), y: area.bottom + 16, "text-anchor": "middle" }, K));
   const strokes = lines.map((_, i) => ({ stroke: colourOf(colours, [0, 1, 4, 3][i]), "stroke-dasharray": DASHES[i] }));

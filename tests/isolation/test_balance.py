@@ -121,6 +121,7 @@ def test_half_precision_is_computed_in_float32(kind):
         ({"logits": LOGITS[0]}, ValueError, "logits"),
         ({"logits": LOGITS.long()}, TypeError, "logits"),
         ({"routing": (1, 2)}, TypeError, "routing"),
+        ({"kind": "shazeer", "smooth_load": [1.0, 1.0, 1.0]}, ValueError, "smooth_load"),
         ({"kind": "z", "logits": LOGITS.float() * 1e30}, ValueError, "logits"),
     ],
 )

@@ -1,6 +1,8 @@
 """Domain experts: old answers stay bit for bit, a text tells its domain, and its change is followed."""
 
+import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -111,6 +113,15 @@ def test_a_text_tells_its_domain_and_its_change_is_followed(trained):
     assert mixture_weights(likelihood, "cached", cached=cached)[0].argmax() == 1
 
 
+def test_a_model_can_be_copied_and_pickled_while_it_grows():
+    net, then = model(), None
+    for event in fit(net, STREAM, [DomainExperts()], lr=0.01):
+        if isinstance(event, TaskEnded) and event.task == 0:
+            then = copy.deepcopy(net), net(TASK.probe_x)
+    assert torch.equal(then[0](TASK.probe_x), then[1])
+    assert torch.equal(pickle.loads(pickle.dumps(net))(TASK.probe_x), net(TASK.probe_x))
+
+
 @pytest.mark.parametrize("stop", [10, 40])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, stop):
     whole, cut, resumed = model(), model(), model()
@@ -132,6 +143,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, stop):
         (lambda: run(MoEClassifier(28, 8, 2, 2, 4), STREAM, [DomainExperts()]), ValueError, "single expert, got 2"),
         (lambda: run(model(), STREAM, [DomainExperts([1, 1])]), ValueError, "each of 3 tasks, got 2"),
         (lambda: DomainExperts([0, 1, 1]), ValueError, "first domain"),
+        (lambda: DomainExperts(3), TypeError, "prior must be a list"),
         (lambda: DomainExperts([1, -1]), ValueError, "each of prior"),
         (lambda: log_likelihood(model(), TASK.probe_x, TASK.probe_y[:3]), ValueError, "each of 40 rows, got 3"),
         (lambda: log_likelihood(model(), TASK.probe_x, TASK.probe_y + 4), ValueError, "one of 4 classes"),

@@ -50,7 +50,7 @@ def test_the_mixture_is_a_distribution():
     ("call", "message"),
     [
         (lambda: mixture_weights(L, "cached"), "cached must be a prior"),
-        (lambda: mixture_weights(L, "cached", cached=torch.ones(3)), "prior must hold 2"),
+        (lambda: mixture_weights(L, "cached", cached=torch.ones(3)), "cached must hold 2"),
         (lambda: mixture_weights(L, "updating", decay=0.0), "decay must be above 0"),
         (lambda: mixture_weights(L, "flat"), "prior must be one of"),
         (lambda: domain_posterior(L, torch.zeros(2)), "not all 0"),
@@ -60,3 +60,9 @@ def test_the_mixture_is_a_distribution():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_token_at_hand_never_leaks_into_its_own_weights():
+    likelihood = torch.tensor([[0.0, -3.0], [-1e9, -1e9]])
+    expected = torch.tensor([0.0, -3.0]).softmax(0)
+    assert torch.allclose(mixture_weights(likelihood)[1], expected)

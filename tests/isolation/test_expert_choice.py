@@ -1,5 +1,6 @@
 """Experts that choose their tokens, biases that balance, and guides: numbers by hand and what may not leak."""
 
+import math
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ from cllab.isolation import (
     MoEClassifier,
     biased_choice,
     expert_choice,
+    expert_usage,
+    grow,
     guided_scores,
     hash_table,
     hashed,
@@ -39,6 +42,23 @@ def test_experts_choose_by_hand():
     assert tied.token.tolist() == [[0, 1, 2], [0, 1, 2]] and tied.multiplicity.tolist() == [2, 2, 2, 0]
     assert torch.allclose(chosen.weight[0], torch.tensor([0.7, 0.6], dtype=torch.float64))
     assert torch.allclose(chosen.importance, P.sum(dim=0))
+
+
+def test_forbidden_tokens_are_served_by_nobody():
+    scores = torch.tensor([[0.0, 1.0], [-math.inf, 1.0], [-math.inf, 2.0]])
+    chosen = expert_choice(scores, 2)
+    assert chosen.token[0, 0] == 0 and chosen.weight[0, 1] == 0
+    assert chosen.multiplicity.tolist() == [1, 1, 1]
+    assert expert_usage(torch.tensor([0, 1, 1]), chosen, 2).tolist() == [[1, 0], [0, 2]]
+    with pytest.raises(ValueError, match="leave every token an expert"):
+        expert_choice(torch.tensor([[-math.inf, -math.inf], [0.0, 1.0]]), 1)
+
+
+def test_silent_experts_leave_a_layer_whose_experts_choose_as_it_was():
+    layer, x = MoE(4, 3, 1, hidden=3, choice="expert"), torch.randn(12, 4, generator=generator(0))
+    before = layer(x)
+    grow(layer, 3, "silent", generator=generator(1))
+    assert torch.allclose(layer(x), before, rtol=0, atol=1e-6)
 
 
 def test_every_expert_is_full_and_the_layer_is_a_loop_over_its_choices():
@@ -99,6 +119,14 @@ def test_biases_lower_the_largest_load_without_a_loss():
     assert torch.equal(fresh(task.data.x_test), model(task.data.x_test))
 
 
+def test_a_state_that_does_not_fit_leaves_the_layer_alone():
+    layer, other = MoE(4, 3, 2), MoE(4, 5, 2)
+    other.bias = torch.zeros(5)
+    with pytest.raises(RuntimeError):
+        layer.load_state_dict(other.state_dict())
+    assert layer.bias is None and layer(torch.ones(2, 4)).shape == (2, 4)
+
+
 def test_a_prior_shifts_forbids_and_leaves_alone():
     assert torch.allclose(guided_scores(SCORES, torch.full((3,), 1 / 3)).softmax(1), P)
     assert torch.equal(guided_scores(SCORES, torch.tensor([0.0, 1.0, 1.0]), tau=0.0), SCORES)
@@ -155,6 +183,9 @@ def test_bad_guides_are_named():
     for option in ({"overflow": "reroute"}, {"priority": "probability"}):
         with pytest.raises(ValueError, match="overflow and priority must keep their defaults"):
             MoE(4, 3, 1, choice="expert", **option)
+    for told in (3, {"experts": 1}):
+        with pytest.raises(TypeError, match="guide must return a dict"):
+            MoEClassifier(4, 4, 2, 2, 2, guide=lambda x, told=told: told)(x)
     with pytest.raises(TypeError, match="guide must be"):
         MoEClassifier(4, 4, 2, 2, 2, guide=3)
     with pytest.raises(ValueError, match="tokens choose"):

@@ -53,6 +53,9 @@ def test_a_silent_expert_keeps_everything_until_it_is_woken(k, renormalise):
     wake(moe)
     moe(X)
     bias = moe.router.stages[0].bias.mean()
+    moe.router.stages[1].bias.data.fill_(-5000.0)  # a silent row under weight decay
+    wake(moe)
+    moe(X)
     assert int(moe.routing.load[3:].sum()) > 0 and torch.equal(moe.router.stages[1].bias, bias.expand(2))
 
 
@@ -150,6 +153,7 @@ def test_widening_a_unit_keeps_the_function():
         ({"n_new": 0}, "n_new must be between 1"),
         ({"init": "net2wider"}, "init must be one of"),
         ({"source": [0, 1]}, "source must name an expert for each of the 1"),
+        ({"source": [0], "init": "random"}, "source must be None"),
         ({"source": [3]}, "each of source must be between 0 and 2"),
         ({"noise": -1.0}, "noise must be finite"),
     ],

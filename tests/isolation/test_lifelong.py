@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim import SGD
 
-from cllab.isolation import LifelongMoE, MoEClassifier, kl_to_old, routing_drift, token_task
+from cllab.isolation import LifelongMoE, MoE, MoEClassifier, kl_to_old, routing_drift, token_task
 from cllab.isolation.growth import stages
 from cllab.models import MLP
 from cllab.training import Phase, Step, TaskEnded, TaskStarted, fit, run
@@ -126,3 +126,25 @@ def test_the_same_object_runs_again_and_lets_all_learn():
     for bad in ({"n_new": 0}, {"lam": -1}, {"init": "twice"}, {"noise": -1}, {"quiet": -1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             LifelongMoE(**bad)
+
+
+class TwoLayers(torch.nn.Module):
+    """Layers that differ in E and in k."""
+
+    def __init__(self, k=3):
+        super().__init__()
+        self.embed, self.head = torch.nn.Linear(28, 8), torch.nn.Linear(8, 4)
+        self.first, self.second = MoE(8, 4, 2, seed=0), MoE(8, 8, k, seed=1)
+
+    def forward(self, x):
+        h = self.embed(x)
+        h = h + self.first(h)
+        return self.head(h + self.second(h))
+
+
+def test_layers_of_other_sizes_are_counted_by_their_own():
+    still = LifelongMoE(init="silent", lam=0.0, quiet=10**6)
+    still._wake = lambda ctx: None  # else they are woken when a stage has ended
+    phases = [event.info for event in fit(TwoLayers(), STREAM, [still], lr=1e-12) if isinstance(event, Phase)]
+    assert [p["drift"] for p in phases] == [[], [0.0], [0.0, 0.0]]
+    assert [p["to newer experts"] for p in phases] == [[], [0.0], [0.0, 0.0]]

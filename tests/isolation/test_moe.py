@@ -127,6 +127,8 @@ def test_padding_takes_no_place_and_counts_in_no_statistic():
     assert torch.equal(y[mask], moe(x[mask])) and torch.equal(padded.kept, moe.routing.kept)
     other = torch.where(mask[..., None], x, 100 * torch.ones_like(x))
     assert torch.equal(moe(other, mask), y)
+    nothing = torch.where(mask[..., None], x, torch.nan)
+    assert torch.equal(moe(nothing, mask), y)
 
 
 def test_logits_and_routing_are_those_of_the_last_forward():

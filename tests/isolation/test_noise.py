@@ -46,6 +46,9 @@ def test_a_threshold_of_probabilities_would_be_caught():
 def test_noise_is_the_softplus_of_its_scores():
     noisy, sigma = noisy_scores(torch.zeros(1, 2), torch.tensor([[0.0, 100.0]]), torch.ones(1, 2))
     assert sigma[0].tolist() == pytest.approx([math.log(2), 100.0]) and torch.equal(noisy, sigma)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        _, tiny = noisy_scores(*(torch.full((1, 2), value, dtype=dtype) for value in (0.0, -200.0, 1.0)))
+        assert 0 < float(tiny.max()) < 1e-4
 
 
 def test_the_smooth_load_has_a_gradient_where_counts_have_none():

@@ -10,7 +10,7 @@ from torch.optim import SGD
 from cllab.isolation import MoEClassifier, TrainThenFreeze, expert_usage, specialisation, token_ids, token_task
 from cllab.isolation.tokens import PER_KIND
 from cllab.models import MLP
-from cllab.training import Phase, Step, fit, run
+from cllab.training import Phase, Step, TaskStarted, fit, run
 
 TASK = token_task(2048, n_test=256)
 MOMENTUM = functools.partial(SGD, momentum=0.9, weight_decay=5e-4)
@@ -95,6 +95,38 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, stop):
     run(resumed, TASK.stream, [TrainThenFreeze(kinds, 10)], resume=path, **arguments)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8, 11])
+def test_a_run_of_several_tasks_resumes_wherever_it_was_frozen(tmp_path, steps):
+    stream = TASK.stages([["digit", "word"], ["code"], ["bracket", "language"]])
+    arguments = {"batch_size": 128, "lr": 0.01}
+    whole = model()
+    run(whole, stream, [TrainThenFreeze(kinds, steps)], **arguments)
+    for stop in (1, 2):
+        cut, resumed, path = model(), model(), tmp_path / "run.pt"
+        events = fit(cut, stream, [TrainThenFreeze(kinds, steps)], checkpoint=path, checkpoint_every=3, **arguments)
+        seen = False
+        for event in events:
+            seen = seen or (isinstance(event, TaskStarted) and event.task == stop)
+            if seen and isinstance(event, Step) and event.step % 3 == 0:
+                break
+        events.close()
+        run(resumed, stream, [TrainThenFreeze(kinds, steps)], resume=path, **arguments)
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_another_object_does_not_take_an_abandoned_owner_for_a_guide():
+    net = model()
+    events = fit(net, TASK.stream, [TrainThenFreeze(kinds, 100)])
+    for _ in range(3):
+        next(events)
+    events.close()
+    run(net, TASK.stream, [TrainThenFreeze(kinds, 2)])
+    assert net.guide is None
+    net(TASK.probe_x)
+    assert not torch.equal(net.moe.routing.expert[:, 0], TASK.probe_kind)
 
 
 @pytest.mark.parametrize(
