@@ -121,8 +121,8 @@ plt.show()
 print(f"fine-tuning on four more tasks: {fine_tuned:.3f}")
 
 # %% [markdown]
-# Half the weights carry nearly everything; nobody would miss the others. Yet fine-tuning (微调) moves all of them and
-# ruins the task. **PackNet** (参数打包) gives the idle half to the next task, and locks the rest.
+# The larger half does all the work (0.917, all together 0.908); nobody would miss the others. Yet fine-tuning (微调)
+# moves all of them and ruins the task. **PackNet** (参数打包) gives the idle half to the next task, and locks the rest.
 #
 # <a id="L11-3"></a>
 # ## 3. Predict
@@ -154,7 +154,7 @@ print(f"You chose {prediction}: {options[prediction]}.")
 # | keeps 60 %: 6 of 10 | 1 | 0 | 1 | 1 | 0 | 1 | 0 | 1 | 0 | 1 |
 # | task 2 trains the four | | 0.33 | | | −0.02 | | 0.25 | | −0.6 | |
 # | keeps 75 %: 3 of 4 | 1 | 2 | 1 | 1 | 0 | 1 | 2 | 1 | 2 | 1 |
-# | task 3 trains and keeps the last | 1 | 2 | 1 | 1 | **3** | 1 | 2 | 1 | 2 | 1 |
+# | task 3 trains the last, keeps it | 1 | 2 | 1 | 1 | **3** | 1 | 2 | 1 | 2 | 1 |
 #
 # A task **owns** 6, 3, 1 weights and **reads** more: all with owner 1 to t, which is 6, 9, 10. It may build on what older
 # tasks have found, and never on what younger ones will do.
@@ -183,9 +183,6 @@ for now in trace["steps"]:
 filmstrip(draw_weights, trace, steps=(1, 2, 5, 6, 7, 10), columns=3)
 
 # %% [markdown]
-# **Rounding.** 75 % of one weight is three quarters of a weight. We take the nearest whole number, halves upwards, and at
-# least one. Say such things. Half of 7 is 4 here and with Python's `round`, 3 cut off; half of 5 is 3 here, and 2 with either.
-#
 # ### Exercise L11.1 \* who owns what (3 min)
 #
 # Task 2 keeps 50 % of its four weights. The owner map after task 2?
@@ -220,43 +217,51 @@ for t in range(1, 13):
     free -= owned
     if t <= 5 or t == 12:
         print(f"{t:4}  {owned:.5f}  {free:.4f}   {math.ceil(math.log2(t + 1)):4}   {t:17}")
+for n, share in ((1, 0.75), (7, 0.5), (5, 0.5)):
+    nearest = max(1, math.floor(share * n + 0.5))
+    print(f"{share:.0%} of {n}: here {nearest}, with Python's round {round(share * n)}, cut off {int(share * n)}")
 
 # %% [markdown]
-# A quarter of the rest is never all of it, on paper. In whole weights it ends.
+# A quarter of the rest is never all of it, on paper. In whole weights it ends, and the **rounding** must be said: here to
+# the nearest, halves upwards, at least one.
 #
-# **Locked?** Everybody's first program sets the gradient of locked weights to 0. A weight of 1 has the loss w², gradient 2,
-# in one step of task 1. Then it is locked: gradient 0, three steps, lr 0.1. It moves all the same:
+# **Locked?** The obvious lock sets the gradient of locked weights to 0. A weight of 1 has the loss w², gradient 2, in one
+# step of task 1. Then it is locked: gradient 0, three steps, lr 0.1. It moves all the same:
 #
 # | optimiser | what pushes | three steps | moved by |
 # | --- | --- | --- | --- |
-# | SGD, weight decay 0.1, no step before | lr · 0.1 · w | 1, 0.99, 0.9801, 0.970299 | −0.0297 |
-# | SGD, momentum (动量) 0.9 | buffer 2: 1.8, 1.62, 1.458 | −0.18, −0.162, −0.1458 | −0.488 |
-# | Adam | its two averages | −0.067, −0.0518, −0.0424 | −0.161 |
+# | SGD, weight decay 0.1, no step before | lr · 0.1 · w, w = 1, 0.99, 0.9801 | −0.01, −0.0099, −0.0098 | −0.0297 |
+# | SGD, momentum (动量) 0.9 | buffer 2: 1.8, 1.62, 1.458 | −0.18, −0.162, −0.1458 | −0.4878 |
+# | Adam | its two averages | −0.0670, −0.0518, −0.0424 | −0.1612 |
 
 # %%
 def leak(make, seen, gradient=0.0):
-    """How far a weight moves in three steps with this gradient, after one step with the gradient 2 if `seen`."""
+    """A weight's three moves with this gradient, after one step with the gradient 2 if `seen`."""
     w = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
     optimizer = make([w], lr=0.1)
     if seen:
         w.grad = torch.tensor(2.0, dtype=torch.float64)
         optimizer.step()
-    start = w.item()
+    moves = []
     for _ in range(3):
+        before = w.item()
         w.grad = None if gradient is None else torch.full_like(w, gradient)
         optimizer.step()
-    return w.item() - start
+        moves.append(w.item() - before)
+    return moves
 
 
 for name, make, seen in (("SGD, weight decay 0.1", partial(torch.optim.SGD, weight_decay=0.1), False),
                          ("AdamW, weight decay 0.1", partial(torch.optim.AdamW, weight_decay=0.1), False),
                          ("Adam, state kept", torch.optim.Adam, True),
                          ("SGD, momentum 0.9 kept", partial(torch.optim.SGD, momentum=0.9), True)):
-    print(f"{name:24} gradient 0: {leak(make, seen):+.4f}   gradient None: {leak(make, seen, None):+.4f}")
+    zero, none = leak(make, seen), leak(make, seen, None)
+    steps = " ".join(f"{move:+.4f}" for move in zero)
+    print(f"{name:24} gradient 0: {steps}, in all {sum(zero):+.4f}   gradient None: {sum(none):+.4f}")
 
 # %% [markdown]
 # With `None` in place of 0 PyTorch passes the weight over. But a gradient is `None` for a whole tensor or not at all, and
-# here locked and free weights lie in one tensor. So PackNet must **restore** (还原): after every step write the locked
+# here locked and free weights lie in one tensor. The safe lock is to **restore** (还原): after every step, write the locked
 # values back. Then it does not matter what the optimiser remembers.
 #
 # ### Exercise L11.2 \*\* how far a frozen weight moves (8 min)
@@ -352,7 +357,7 @@ class Pack:
         self.stream, self.keep = stream, keep
         self.w, self.b, *self.start = MLP(64, [32], 10).double().parameters()
         self.owner, self.heads = torch.zeros_like(self.w, dtype=torch.int64), []
-        self.order, self.order_again = generator(0, "data order"), generator(0, "PackNet 0")
+        self.order, self.order_again = generator(0, "data order"), generator(0, "PackNet 0")  # cllab's draws, for section 6
 
     def learn_task(self, t):
         self.heads.append([p.detach()[list(self.stream[t - 1].classes)].requires_grad_() for p in self.start])
@@ -416,8 +421,9 @@ def packed_five(kind):
     return net, accuracy(then, first), accuracy(now, first), (now - then).abs().max().item()
 
 
+nets = {}
 for name, kind in (("restored", Pack), ("gradient 0, decay 0.0005", Masked), ("gradient 0, decay 0.01", MaskedMore)):
-    _, then, now, moved = packed_five(kind)
+    nets[name], then, now, moved = packed_five(kind)
     print(f"{name:25} accuracy {then:.3f} -> {now:.3f}   logits moved by {moved:.3f}")
 
 # %% [markdown]
@@ -451,6 +457,8 @@ for name, g in ways.items():
 
 # %% [markdown]
 # ### Exercise L11.3 \*\* straight through (5 min)
+#
+# The neuron's y and its gradient on m, without autograd.
 
 # %%
 def straight_through(m, W, x, threshold):
@@ -476,8 +484,8 @@ straight_through = check("L11.3", straight_through)
 #
 # </details>
 #
-# **HAT** (硬注意力), in short, packs *units* instead of weights. Each task has a gate $a = \sigma(s\,e)$ per hidden unit; s
-# grows while it trains, until the gates are open or shut. An old task uses the weight from unit j to unit i if it uses
+# **HAT** (硬注意力), in short, packs *units* instead of weights. Each task has a gate $a = \sigma(s\,e)$ per hidden unit; e is
+# learned, s grows in every epoch, until the gates are open or shut. An old task uses the weight from unit j to unit i if it uses
 # both, so that weight's gradient is multiplied by $1 - \min(a_i, a_j)$, with a the largest gate of all old tasks.
 
 # %%
@@ -515,7 +523,7 @@ for t in range(1, 51):
 claim("prune, packed and the mask agree with cllab.isolation on 50 random layers, bit for bit", agree)
 
 # %%
-ours, model, method = packed_five(Pack)[0], MLP(64, [32], 10).double(), PackNet(retrain_epochs=2)
+ours, model, method = nets["restored"], MLP(64, [32], 10).double(), PackNet(retrain_epochs=2)
 for event in fit(model, five, [method], epochs=4, batch_size=32, lr=0.1, optimizer=MOMENTUM):
     if isinstance(event, TaskEnded) and event.task == 0:
         then = method.answer(model, first.x_test, 0).detach()
@@ -615,8 +623,8 @@ Player(trace)
 # ## 8. Experiment
 #
 # Two streams: five pairs of digits (0 or 1? 2 or 3? ...), and five of the shuffles. SGD with momentum 0.9 and weight decay,
-# where anything that can leak does. Beside the methods fine-tuning (微调), fine-tuning with a head for each task, and joint
-# training (联合训练).
+# where anything that can leak does; six epochs now. Beside the methods fine-tuning, fine-tuning with a head for each task,
+# and joint training (联合训练).
 
 # %%
 pairs = split(digits(), 2, scenario="task").to(dtype=torch.float64)
@@ -661,7 +669,7 @@ for name, methods in METHODS.items():
 # PackNet, with a head for each, is above it here. HAT stays behind.
 #
 # Look at the bytes. 2,640 are heads. PackNet adds a byte for each of 2,048 owners (3 bits would do), Piggyback 256 bytes
-# for each of four masks, HAT 4 for the gates of a task. Joint training keeps all images.
+# for each of four masks, HAT 4 for each task's gates and 32 for what they use together. Joint training keeps all images.
 #
 # **Capacity running out.** Back to the twelve shuffled tasks and our own `Pack`. Two questions to each task: what does it
 # know if it reads its own weights only? And what would a mere head have learned, on the layer as it was before, owning
@@ -706,11 +714,6 @@ _ = ax.legend(frameon=False, fontsize=8)
 plt.show()
 print(f"{'weights owned':29}", " ".join(f"{(net.owner == t).sum():4d}" for t in range(1, 13)))
 
-# %% [markdown]
-# Read the grey line. For the second task a head alone is not enough: its own 256 weights lift it by 17 points. From about
-# the seventh on they bring nothing. The layer has become a bank of features that others have paid for, and a late task
-# lives from its **head**. No accuracy says so: without the grey line one would praise fourteen weights.
-
 # %%
 # over seeds 0 to 4: the twelfth task .77 to .82, head alone .79 to .84; the second .85 to .86, head alone .61 to .69;
 # own weights only, from the eighth on at most .16 to .25; on the pairs PackNet
@@ -724,8 +727,14 @@ claim("the twelfth task, with 14 weights of 2,048, is above 70 %", packed_curve[
 claim("its head alone is within 8 points of that", abs(packed_curve[-1] - head_curve[-1]) < 0.08)
 claim("in the second task the own weights bring more than 10 points", packed_curve[1] - head_curve[1] > 0.10)
 claim("from the eighth task on a task's own weights alone know less than 40 %", max(own_curve[7:]) < 0.40)
+owned, read = int((net.owner == 12).sum()), int((net.owner > 0).sum())
+print(f"the twelfth task owns {owned} weights, reads {read}; numbers in its head: {sum(p.numel() for p in net.heads[11])}")
 
 # %% [markdown]
+# Read the grey line. For the second task a head alone is not enough: its own 256 weights lift it by more than 10 points.
+# From about the seventh on they bring nothing. The layer has become a bank of features that others have paid for, and a
+# late task lives from its **head**. No accuracy says so: without the grey line one would praise fourteen weights.
+#
 # And when not one weight is free?
 
 # %%
@@ -746,7 +755,7 @@ print(f"Measured: {packed_curve[-1]:.2f} for the twelfth task, {packed_curve[0]:
 print("As predicted." if prediction == "C" else "Answer C.")
 
 # %% [markdown]
-# Fourteen weights are what the task *owns*. It *reads* 2,005, and nobody has counted its head.
+# Fourteen weights are what the task *owns*. It *reads* 2,005, and has a head of 330 numbers that nobody has counted.
 #
 # <a id="L11-10"></a>
 # ## 10. Exercises
@@ -836,7 +845,7 @@ pack = check("L11.5", pack)
 # <a id="L11-11"></a>
 # ## 11. Looks right, is wrong
 #
-# Four sentences of one tutorial, run on five shuffled tasks. First the numbers.
+# Four places in one tutorial, run on five shuffled tasks. First the numbers.
 
 # %%
 print("1. task           1     2     3     4     5")
@@ -852,8 +861,8 @@ w = net.w.detach().clone()
 tau = w.abs().flatten().sort(descending=True).values[511]
 M = w.abs() >= tau
 net.w.data.copy_(w * M)
-print(f"2. a quarter of the layer: {int(M.sum())} weights stay, task 1 keeps {int((M & (net.owner == 1)).sum())} of"
-      f" {int((net.owner == 1).sum())}, task 2 gets {int((M & (net.owner == 0)).sum())}")
+wins, owned = int((M & (net.owner == 1)).sum()), int((net.owner == 1).sum())
+print(f"2. a quarter of the layer: {int(M.sum())} weights stay; task 1 keeps {wins} of its {owned} and loses {owned - wins}")
 print(f"   W <- W * M: accuracy on task 1 {before:.3f} -> {accuracy(net.answer(first.x_test, 1), first):.3f}")
 
 # %%
@@ -942,7 +951,7 @@ for kind in (Biases, Norm):
 # - Scattered zeros save no time on common hardware.
 # - Piggyback has no capacity to run out of, but is only as good as its backbone.
 # - In small networks the heads outweigh all masks. Count them.
-# - Tasks without boundaries: take replay or EWC.
+# - Tasks without boundaries: take replay.
 #
 # <a id="L11-13"></a>
 # ## 13. Self-test
