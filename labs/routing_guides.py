@@ -4,14 +4,13 @@ A guide sees the rows alone. A row begins with its token's vector, so the token 
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from cllab.device import generator
-from cllab.isolation import hash_table, hashed, token_task
-from cllab.isolation.tokens import PER_KIND, TOKENS, VECTOR
+from cllab.isolation import hash_table, hashed, token_ids
+from cllab.isolation.tokens import PER_KIND, TOKENS
 from labs.routing_rules import HASH, PRIOR
 
 SURE = 0.8
@@ -26,7 +25,7 @@ def guide_of(run: dict) -> Callable[[Tensor], dict[str, Tensor]] | None:
         return lambda x: {"prior": kind_prior(x, n_experts) ** run["tau"]}
     if run["guide"] == HASH:
         table = hash_table(len(TOKENS), n_experts, generator(run["seed"], "hash table"))
-        return lambda x: {"expert": hashed(token_of(x), table)}
+        return lambda x: {"expert": hashed(token_ids(x), table)}
     return None
 
 
@@ -38,14 +37,4 @@ def kind_prior(x: Tensor, n_experts: int) -> Tensor:
 
 def owner_of(x: Tensor, n_experts: int) -> Tensor:
     """The expert of each row's kind, int64 [N]: kind c belongs to expert c, and to c - E where there are fewer."""
-    return (token_of(x) // PER_KIND) % n_experts
-
-
-def token_of(x: Tensor) -> Tensor:
-    """Which of TOKENS each row [N, 28] holds, int64 [N]."""
-    return torch.cdist(x[:, :VECTOR], _vectors().to(x.dtype)).argmin(dim=1)
-
-
-@cache
-def _vectors() -> Tensor:
-    return token_task(64, n_test=64).probe_x[:, :VECTOR]
+    return (token_ids(x) // PER_KIND) % n_experts
