@@ -1,12 +1,13 @@
 """Progressive columns: a network that grows by a column per task, and what the new ones read of the old."""
 
-import time
+import functools
 
 import streamlit as st
 
 from cllab.isolation import ProgressiveNet, column_strengths, lateral_adapter, lateral_sum
 from cllab.isolation.progressive import Column
 from labs import columns_traces as traces
+from labs import kept_runs
 from labs.columns_growth import show_growth
 from labs.controls import Controls, show_code
 from labs.player import player
@@ -41,7 +42,6 @@ ABOUT_TASKS = (
     "- pairs of digits: 0 or 1, then 2 or 3, and so on"
 )
 GAINS = ("more than 5 points better", "within 5 points", "more than 5 points worse")
-KEPT = 24
 # On a phone the moving picture comes first and the settings follow it; wide tables are set smaller and scroll.
 ON_A_PHONE = """<style>@media (max-width: 640px) {
 [data-testid="stLayoutWrapper"]:has(> .st-key-col_settings) { order: 1; }
@@ -170,26 +170,11 @@ def watch(trace: dict) -> None:
 
 
 def trained(chosen: dict) -> tuple[dict, str]:
-    """The trace of a run and where it comes from; a run that is new is trained here, in view of the visitor."""
-    key, kept = traces.settings_key(**chosen), cache()
-    if (known := traces.committed().get(key)) is not None:
-        return known, "Trained beforehand"
-    if key not in kept:
-        start = time.perf_counter()
-        about = f"Training {chosen['columns']} columns, with laterals and without"
-        bar = st.progress(0.0, about)
-        trace = traces.train(**chosen, on_frame=lambda share: bar.progress(min(1.0, share), about))
-        bar.empty()
-        while len(kept) >= KEPT:
-            kept.pop(next(iter(kept)), None)
-        kept[key] = trace, f"Trained here in {time.perf_counter() - start:.1f} s"
-    return kept[key]
-
-
-@st.cache_resource
-def cache() -> dict[str, tuple[dict, str]]:
-    """The latest runs of all visitors, KEPT at most. Not `st.cache_data`, because training writes its progress."""
-    return {}
+    """The trace of a run and where it comes from."""
+    about = f"Training {chosen['columns']} columns, with laterals and without"
+    train = functools.partial(traces.train, **chosen)
+    trace, note = kept_runs.trained("columns", traces.settings_key(**chosen), traces.committed(), train, about)
+    return trace, note.capitalize()
 
 
 main()

@@ -1,6 +1,6 @@
 """Growing experts: stages of tokens arrive, experts are added and frozen, and the routing of old tokens drifts."""
 
-import time
+import functools
 
 import streamlit as st
 
@@ -8,6 +8,7 @@ from cllab.isolation import LifelongMoE, grow, kl_to_old, routing_drift
 from cllab.isolation.growth import INITS
 from cllab.player.growing_run import grown_run
 from labs import growing_traces as traces
+from labs import kept_runs
 from labs.controls import Controls, show_code
 from labs.growing_charts import show_curves
 from labs.growing_words import table, tell
@@ -60,7 +61,6 @@ ABOUT_INIT = (
     "- silent: a copy that gets no token until it is woken"
 )
 GUESSES = ("less than a quarter", "a quarter to three quarters", "more than three quarters")
-KEPT = 24
 # On a phone the moving picture comes first and the settings follow it; wide tables are set smaller and scroll.
 ON_A_PHONE = """<style>@media (max-width: 640px) {
 [data-testid="stLayoutWrapper"]:has(> .st-key-grow_settings) { order: 1; }
@@ -182,25 +182,10 @@ def watch(trace: dict) -> None:
 
 
 def trained(name: str, chosen: dict) -> tuple[list[dict], str]:
-    """The frames of a run and where they come from; a run that is new is trained here, in view of the visitor."""
-    key, kept = traces.settings_key(**chosen), cache()
-    if (known := traces.committed().get(key)) is not None:
-        return known, "trained beforehand"
-    if key not in kept:
-        start = time.perf_counter()
-        bar = st.progress(0.0, f"Training run {name}: {traces.describe(**chosen)}")
-        run = traces.train(**chosen, on_frame=lambda share: bar.progress(min(1.0, share)))
-        bar.empty()
-        while len(kept) >= KEPT:
-            kept.pop(next(iter(kept)), None)
-        kept[key] = run, f"trained here in {time.perf_counter() - start:.1f} s"
-    return kept[key]
-
-
-@st.cache_resource
-def cache() -> dict[str, tuple[list[dict], str]]:
-    """The latest runs of all visitors, KEPT at most. Not `st.cache_data`, because training writes its progress."""
-    return {}
+    """The frames of a run and where they come from."""
+    train = functools.partial(traces.train, **chosen)
+    about = f"Training run {name}: {traces.describe(**chosen)}"
+    return kept_runs.trained("growing", traces.settings_key(**chosen), traces.committed(), train, about)
 
 
 main()

@@ -1,6 +1,6 @@
 """Expert routing: tokens flow to experts while a small mixture of experts trains; collapse, its cures, and guides."""
 
-import time
+import functools
 
 import streamlit as st
 
@@ -18,6 +18,7 @@ from cllab.isolation import (
     specialisation,
 )
 from cllab.isolation.moe import MoE
+from labs import kept_runs
 from labs import routing_traces as traces
 from labs.controls import Controls, show_code
 from labs.player import player
@@ -30,7 +31,6 @@ LOOK = (
     "one colour. With it the load spreads, and each expert comes to serve mostly one kind of token; *specialisation* "
     "says how nearly an expert's number tells the kind."
 )
-KEPT = 24
 # On a phone the moving picture comes first and the settings follow it.
 PICTURE_FIRST = """<style>@media (max-width: 640px) {
 [data-testid="stLayoutWrapper"]:has(> .st-key-moe_settings) { order: 1; }
@@ -138,25 +138,10 @@ def show_functions(run: dict) -> None:
 
 
 def trained(name: str, chosen: dict) -> tuple[dict, str]:
-    """The trace of a run and where it comes from; a run that is new is trained here, in view of the visitor."""
-    key, kept = traces.settings_key(**chosen), cache()
-    if (known := traces.committed().get(key)) is not None:
-        return known, "trained beforehand"
-    if key not in kept:
-        start = time.perf_counter()
-        bar = st.progress(0.0, f"Training run {name}: {chosen['steps']} steps")
-        trace = traces.train(**chosen, on_frame=lambda share: bar.progress(share))
-        bar.empty()
-        while len(kept) >= KEPT:
-            kept.pop(next(iter(kept)), None)
-        kept[key] = trace, f"trained here in {time.perf_counter() - start:.1f} s"
-    return kept[key]
-
-
-@st.cache_resource
-def cache() -> dict[str, tuple[dict, str]]:
-    """The latest runs of all visitors, KEPT at most. Not `st.cache_data`, because training writes its progress."""
-    return {}
+    """The trace of a run and where it comes from."""
+    train = functools.partial(traces.train, **chosen)
+    about = f"Training run {name}: {chosen['steps']} steps"
+    return kept_runs.trained("routing", traces.settings_key(**chosen), traces.committed(), train, about)
 
 
 main()

@@ -77,7 +77,9 @@ class DomainExperts(Method):
 
     def start_run(self, ctx: Context) -> None:
         _check(ctx.model)
-        if ctx.model.moe.n_experts != 1 or ctx.model.moe.choice == "expert":
+        if ctx.model.moe.choice == "expert":
+            raise ValueError("model must have an MoE layer whose tokens choose their experts")
+        if ctx.model.moe.n_experts != 1:
             raise ValueError(f"model must start with a single expert, got {ctx.model.moe.n_experts}: use a new one")
         if self.prior is not None and len(self.prior) != len(ctx.stream):
             raise ValueError(f"prior must hold a weight for each of {len(ctx.stream)} tasks, got {len(self.prior)}")

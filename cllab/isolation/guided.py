@@ -7,7 +7,7 @@ Symbols: S [N, E] router scores; pi [N, E] >= 0, a prior over experts given what
 its domain, the tool that wrote it), rows need not sum to 1; tau >= 0, its weight; id, a token's number.
 Specialisation that grows by itself moves with the seed: two runs find the same kinds of token under other experts'
 numbers. A guide fixes who gets what. The other two ways of doing so change what is trained, and when: experts added for
-a stage of the data, and experts trained on their own data first and then frozen (growth.py, lifelong.py).
+a stage of the data (lifelong.py), and experts trained on their own data first and then frozen (train_then_freeze.py).
 Sources: Roller et al. 2021, "Hash layers" (balanced assignment); the prior in log space is Bayes' rule.
 """
 

@@ -141,6 +141,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, stop):
     [
         (lambda: run(MLP(28, [4], 4), STREAM, [DomainExperts()]), ValueError, "model must be an MoEClassifier"),
         (lambda: run(MoEClassifier(28, 8, 2, 2, 4), STREAM, [DomainExperts()]), ValueError, "single expert, got 2"),
+        (
+            lambda: run(MoEClassifier(28, 8, 1, 1, 4, choice="expert"), STREAM, [DomainExperts()]),
+            ValueError,
+            "tokens choose",
+        ),
         (lambda: run(model(), STREAM, [DomainExperts([1, 1])]), ValueError, "each of 3 tasks, got 2"),
         (lambda: DomainExperts([0, 1, 1]), ValueError, "first domain"),
         (lambda: DomainExperts(3), TypeError, "prior must be a list"),

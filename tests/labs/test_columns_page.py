@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from cllab.player import validate_trace
 from labs import columns_traces as traces
 from labs.columns_growth import KINDS, grown
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, press, shown
 
 NAMES, TURNED, SHUFFLED, PAIRS = traces.TASKS
 
@@ -115,14 +115,8 @@ columns_page = functools.partial(open_lab_page, "columns")
 
 def player(app: AppTest) -> dict | None:
     """The trace that the player on the page was given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
+    found = given_to_players(app)
     return validate_trace(found[0]["trace"]) if found else None
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
 
 
 def test_presets_show_what_they_say():

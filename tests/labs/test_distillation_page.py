@@ -1,7 +1,6 @@
 """The distillation page: what it computes, and what it shows, with AppTest."""
 
 import functools
-import json
 import warnings
 
 import pytest
@@ -13,7 +12,7 @@ from cllab.player import validate_trace
 from labs import distillation_numbers as numbers
 from labs import distillation_real as real
 from labs import distillation_views
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, press, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
 
@@ -106,14 +105,8 @@ distillation_page = functools.partial(open_lab_page, "distillation")
 
 
 def trace_of(app: AppTest) -> dict | None:
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
+    found = given_to_players(app)
     return found[0]["trace"] if found else None
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
 
 
 def test_presets_show_what_they_say():

@@ -1,7 +1,6 @@
 """The page of elastic weights: its claims and worked numbers, and what it shows, with AppTest."""
 
 import functools
-import json
 import re
 
 import pytest
@@ -12,7 +11,7 @@ from cllab.player import validate_trace
 from labs import elastic_numbers as numbers
 from labs import elastic_traces as traces
 from labs.elastic_tables import held
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, press, shown
 
 IDLE, LEANING, WRONG, PARABOLAS = traces.TASKS
 
@@ -130,14 +129,7 @@ elastic_page = functools.partial(open_lab_page, "elastic")
 
 def players(app: AppTest) -> list[dict]:
     """The traces that the players on the page were given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
-    return [validate_trace(data["trace"]) for data in found]
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
+    return [validate_trace(data["trace"]) for data in given_to_players(app)]
 
 
 def test_presets_show_what_they_say():

@@ -1,7 +1,6 @@
 """The generative page: what it computes, and what it shows, with AppTest."""
 
 import functools
-import json
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from cllab.player import validate_trace
 from labs import generative_traces as traces
 from labs import latents_traces
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
 
@@ -120,8 +119,7 @@ generative_page = functools.partial(open_lab_page, "generative")
 
 def trace_of(app: AppTest) -> dict | None:
     """The trace that the player on the page was given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
+    found = given_to_players(app)
     return found[0]["trace"] if found else None
 
 

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from cllab.player import validate_trace
 from labs import growing_traces as traces
 from labs.growing_words import each, table, tell
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, press, shown
 
 
 def preset(**settings) -> list[dict]:
@@ -129,14 +129,8 @@ growing_page = functools.partial(open_lab_page, "growing")
 
 def player(app: AppTest) -> dict | None:
     """The trace that the player on the page was given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
+    found = given_to_players(app)
     return validate_trace(found[0]["trace"]) if found else None
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
 
 
 def test_presets_show_what_they_say_and_train_nothing():

@@ -1,19 +1,17 @@
 """The page of low rank: what it computes, and what it shows, with AppTest."""
 
 import functools
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from streamlit.testing.v1 import AppTest
 
 from cllab.player import validate_trace
 from labs import lowrank_traces as traces
 from labs import lowrank_training as training
 from labs.lowrank_guess import question
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, press, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
 
@@ -140,20 +138,9 @@ def test_bad_settings(call, name):
 lowrank_page = functools.partial(open_lab_page, "lowrank")
 
 
-def players(app: AppTest) -> list[dict]:
-    """What the players on the page were given."""
-    return [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-            for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
-
-
 def test_presets_show_what_they_say():
     app = lowrank_page()
-    (data,) = players(app)
+    (data,) = given_to_players(app)
     assert data["trace"]["shows"] == "rank" and data["step"] == 0 and data["autoplay"]
     expected = {
         "Random numbers": ("rank", "rank 15 of 32 still leaves half of it"),
@@ -166,7 +153,7 @@ def test_presets_show_what_they_say():
     }
     for label, (kind, text) in expected.items():
         press(app, label)
-        (data,) = players(app)
+        (data,) = given_to_players(app)
         assert data["trace"]["shows"] == kind and data["step"] == 0 and text in shown(app), label
     assert "a saving up to r = 21" in shown(app) and "does not prevent forgetting" in shown(app)
 
@@ -183,7 +170,7 @@ def test_presets_show_what_they_say():
 )
 def test_sliders_at_their_ends(address, told):
     app = lowrank_page(**address)
-    (data,) = players(app)
+    (data,) = given_to_players(app)
     assert told in shown(app) and not app.warning and "nan" not in shown(app) and "None" not in shown(app)
     assert data["step"] == int(address.get("lora_r", 0))
     # after one epoch the old task has lost nothing
@@ -201,12 +188,12 @@ def test_sliders_at_their_ends(address, told):
 def test_a_wrong_address_gets_a_sentence_and_defaults(address):
     app = lowrank_page(**address)
     (warning,) = app.warning
-    assert all(key in warning.value for key in address if key != "lora_view") and len(players(app)) == 1
+    assert all(key in warning.value for key in address if key != "lora_view") and len(given_to_players(app)) == 1
 
 
 def test_the_guess_comes_before_the_players():
     app = lowrank_page()
     press(app, "Let me guess")
-    assert not players(app) and "is enough" not in shown(app)
+    assert not given_to_players(app) and "is enough" not in shown(app)
     next(group for group in app.button_group if group.key.startswith("lora_guess")).set_value("13 to 24").run()
-    assert "You said 13 to 24: 3 to 5; rank 3 reaches" in shown(app) and len(players(app)) == 1
+    assert "You said 13 to 24: 3 to 5; rank 3 reaches" in shown(app) and len(given_to_players(app)) == 1

@@ -1,7 +1,6 @@
 """The memory page: what it computes, and what it shows, with AppTest."""
 
 import functools
-import json
 from fractions import Fraction
 
 import pytest
@@ -12,7 +11,7 @@ from cllab.device import generator
 from cllab.player import validate_trace
 from labs import memory_chances as chances
 from labs import memory_traces as traces
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
 
@@ -118,9 +117,7 @@ memory_page = functools.partial(open_lab_page, "memory")
 
 def players(app: AppTest) -> list[dict]:
     """The traces that the players on the page were given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
-    return [data["trace"] for data in found]
+    return [data["trace"] for data in given_to_players(app)]
 
 
 def names(app: AppTest) -> list[str]:

@@ -1,7 +1,6 @@
 """The packing page: its claims, what it computes and what it shows, with AppTest."""
 
 import functools
-import json
 import re
 
 import pytest
@@ -13,7 +12,7 @@ from cllab.player import validate_trace
 from cllab.training import run
 from labs import packing_traces as traces
 from labs.packing_layer import room_table
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, press, shown
 
 DEFAULT, MASKED, FULL = (traces.settings_key(**preset) for preset in traces.PRESETS)
 
@@ -104,14 +103,8 @@ packing_page = functools.partial(open_lab_page, "packing")
 
 def trace_of(app: AppTest) -> dict | None:
     """The trace that the player on the page was given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
+    found = given_to_players(app)
     return validate_trace(found[0]["trace"]) if found else None
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
 
 
 def test_every_preset_shows_what_it_says():

@@ -1,7 +1,6 @@
 """The projection page: what it computes, and what it shows, with AppTest."""
 
 import functools
-import json
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -12,7 +11,7 @@ from cllab.training import run as run_all
 from labs import projection_run as measured
 from labs import projection_traces as traces
 from labs.projection_charts import WRONG, cosine_rows, count_rows
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, press, shown
 
 # --- what is computed ------------------------------------------------------------------------------------
 
@@ -108,14 +107,7 @@ projection_page = functools.partial(open_lab_page, "projection")
 
 def players(app: AppTest) -> list[dict]:
     """The traces that the players on the page were given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
-    return [data["trace"] for data in found]
-
-
-def press(app: AppTest, label: str) -> None:
-    next(button for button in app.button if button.label == label).click().run()
-    assert not app.exception
+    return [data["trace"] for data in given_to_players(app)]
 
 
 def test_presets_are_the_worked_examples():

@@ -14,7 +14,7 @@ from labs import routing_guides as guides
 from labs import routing_traces as traces
 from labs.routing_rules import DEFAULTS, FREE, describe, sensible, settings_key
 from labs.routing_settings import PRESETS as BUTTONS
-from tests.tools.pages import open_lab_page, shown
+from tests.tools.pages import given_to_players, open_lab_page, shown
 
 CURE = traces.CURE
 
@@ -298,9 +298,7 @@ routing_page = functools.partial(open_lab_page, "routing")
 
 def players(app: AppTest) -> list[dict]:
     """The traces that the players on the page were given."""
-    found = [json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
-             for part in app.get("bidi_component") if part.proto.component_name.endswith("cllab_player")]  # fmt: skip
-    return [data["trace"] for data in found]
+    return [data["trace"] for data in given_to_players(app)]
 
 
 def test_it_opens_with_collapse_beside_its_cure():

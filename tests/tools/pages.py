@@ -1,5 +1,7 @@
 """Open a page of the lab without a browser."""
 
+import json
+
 from streamlit.testing.v1 import AppTest
 
 from tests.tools.server import ROOT
@@ -20,3 +22,18 @@ def shown(app: AppTest) -> str:
     """What the page says, as one text."""
     kinds = (app.markdown, app.warning, app.info, app.success, app.caption)
     return "\n".join(element.value for kind in kinds for element in kind)
+
+
+def given_to_players(app: AppTest) -> list[dict]:
+    """What the players on the page were given, each with its "trace"."""
+    return [
+        json.loads(part.proto.mixed.json if part.proto.HasField("mixed") else part.proto.json)
+        for part in app.get("bidi_component")
+        if part.proto.component_name.endswith("cllab_player")
+    ]
+
+
+def press(app: AppTest, label: str) -> None:
+    """Click the button that reads so; the page must show no exception."""
+    next(button for button in app.button if button.label == label).click().run()
+    assert not app.exception
